@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MPLBACKEND ?= Agg
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all app clean
+.PHONY: help install run test test-all app bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
@@ -32,6 +32,9 @@ test-all: $(INSTALLED) ## the same with the slow cells and tests
 
 app: $(INSTALLED) ## the page, on the shipped bundles
 	@python app.py
+
+bench: $(INSTALLED) ## every comparison with its peers; rewrites benchmarks/RESULTS.md (30 minutes; DEVICE=cuda on a GPU)
+	@python -W ignore benchmarks/run.py $(if $(DEVICE),--device "$(DEVICE)")
 
 clean: ## remove the environment and what make run made
 	rm -rf $(VENV) data/synthetic models/synthetic-*

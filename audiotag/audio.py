@@ -10,6 +10,7 @@ __all__ = ['Source', 'MAGIC', 'SUFFIXES', 'STILLS', 'BLOCK', 'Decoded', 'MAX_LEV
 # %% ../nbs/01_audio.ipynb #322930d1
 import io
 import math
+import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -69,7 +70,7 @@ def _decode_array(samples: np.ndarray, rate: int, first: int) -> Decoded:
 
 def _decode_soundfile(file: str|BinaryIO, first_second: float) -> Decoded:
     "Blocks by libsndfile; a stream that breaks off ends with the last frame before the fault"
-    sound = sf.SoundFile(file)
+    sound = sf.SoundFile(os.fsencode(file) if isinstance(file, str) and os.name == "posix" else file) # there a name is bytes, and need not be UTF-8
     def blocks() -> Iterator[np.ndarray]:
         with sound:
             start, block = min(round(first_second*sound.samplerate), sound.frames), None
@@ -109,7 +110,7 @@ def _decode_av(file: str|BinaryIO, kind: str, first_second: float) -> Decoded:
 def _name(source: Source) -> str:
     "The name a user knows the source by, without its folder"
     path = source if isinstance(source, (str, Path)) else getattr(source, "name", None)
-    return Path(path).name if isinstance(path, (str, Path)) else "the recording"
+    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace") if isinstance(path, (str, Path)) else "the recording" # can be printed, always
 
 def _head(source: str|BinaryIO) -> bytes:
     "The first bytes of a source; raises `AudioError` where there is none to read"

@@ -55,6 +55,7 @@ class Clip:
     label: str | tuple[str, ...] = ""  # one, or those of a multi-label clip
     split: str = "test"  # train, valid or test
     source_id: str = ""  # the recording it comes from
+    verified: bool = True  # whether somebody has checked the label
 
 
 def _images(table: pd.DataFrame, folder: Path, config: SpectrogramConfig) -> list[str | None]:
@@ -81,7 +82,8 @@ def table_clips(
     times = [[None if pd.isna(t) else float(t) for t in pair] for pair in zip(table["start"], table["end"])]
     places = [(path, *pair) for path, pair in zip(table["path"], times)]
     if images is not None: places = [path and (path, None, None) for path in _images(table, Path(images), config)]
-    return [Clip(*place, *rest) for place, *rest in zip(places, labels, table["split"], table["source_id"].astype(str)) if place]
+    checked = table["verified"].astype(bool) if "verified" in table else [True] * len(table)
+    return [Clip(*place, *rest) for place, *rest in zip(places, labels, table["split"], table["source_id"].astype(str), checked) if place]
 
 # %% ../nbs/08_dataloaders.ipynb #378249cd
 def _read_image(path: str) -> np.ndarray:
@@ -91,7 +93,7 @@ def _read_image(path: str) -> np.ndarray:
 
 
 class ReadClip(RandTransform):
-    "A clip to a crop of its samples (1, samples) int16, or of its image (1, bands, frames) uint8; raises `AudiotagError` for a clip that can't be read"
+    "A clip to a crop of its samples (1, samples) float32, or of its image (1, bands, frames) uint8; raises `AudiotagError` for a clip that can't be read"
     split_idx, input_types = None, (Clip, str, Path)
 
     def __init__(
@@ -110,24 +112,30 @@ class ReadClip(RandTransform):
 
     def encodes(self, x: Clip | str | Path):
         clip = x if isinstance(x, Clip) else Clip(str(x))
-        whole = self.held[clip] if clip in self.held else self.read(clip)
+        whole, gain = self.held.get(clip) or (self.read(clip), 1.)
         n, dice = whole.shape[-1], random if get_worker_info() else self.rng
         first = dice.randint(0, n - self.size) if self.training and n > self.size else 0
         if n < self.size: whole = np.tile(whole, -(-self.size // n))
-        crop = torch.from_numpy(np.ascontiguousarray(whole[..., first:first + self.size]))[None]
-        return TensorLogMel(crop, config=self.config) if self.images else TensorAudio(crop, sr=self.config.sample_rate)
+        crop = whole[..., first:first + self.size]
+        if self.images: return TensorLogMel(torch.from_numpy(np.ascontiguousarray(crop))[None], config=self.config)
+        return TensorAudio(torch.from_numpy(np.multiply(crop, gain, dtype="float32"))[None], sr=self.config.sample_rate)
 
     def read(self, clip: Clip) -> np.ndarray:
-        "The whole clip in the form that is held in memory"
+        "The whole clip: samples (samples,) float32, or pixels (bands, frames) uint8"
         if self.images and clip.path.endswith(".png"): return _read_image(clip.path)
         if self.images: return clip_image(clip.path, self.config, clip.start, clip.end)[::-1].copy()
-        samples = read_clip(clip.path, self.config.sample_rate, clip.start, clip.end, self.config.trim_db)
-        return (samples * 32768).round().clip(-32768, 32767).astype("int16")
+        return read_clip(clip.path, self.config.sample_rate, clip.start, clip.end, self.config.trim_db)
+
+    def pack(self, whole: np.ndarray) -> tuple[np.ndarray, float]:
+        "The clip as it is held in memory, and what its numbers must be multiplied by: samples take 16 bits, of which the loudest uses all"
+        if self.images: return whole, 1.
+        gain = max(float(np.abs(whole).max()), 1e-9) / 32767
+        return (whole / gain).round().astype("int16"), gain
 
     def hold(self, clips: list[Clip]) -> list[AudiotagError]:
         "Read clips into memory, on all cores; returns what is wrong with those that can't be read"
         def read(clip):
-            try: self.held[clip] = self.read(clip)
+            try: self.held[clip] = self.pack(self.read(clip))
             except AudiotagError as e: return e
         with ThreadPoolExecutor(cpu_count()) as pool:
             return [e for e in tqdm(pool.map(read, clips), "reading clips", len(clips), leave=False, disable=None) if e]
@@ -136,10 +144,9 @@ class ReadClip(RandTransform):
 
 # %% ../nbs/08_dataloaders.ipynb #420965a1
 class Scale(DisplayedTransform):
-    "int16 samples to -1 ... 1, uint8 spectrograms to 0 ... 1"
+    "uint8 spectrograms to 0 ... 1"
     order = 0
-    def encodes(self, x: TensorAudio): return x.float().div_(32768)
-    def encodes(self, x: TensorLogMel): return x.float().div_(255)  # noqa: F811  (fasttransform keeps both and picks by type)
+    def encodes(self, x: TensorLogMel): return x.float().div_(255)
 
 
 class FrontEnd(Transform):
@@ -163,11 +170,19 @@ class GetLabel(Transform):
 # %% ../nbs/08_dataloaders.ipynb #327db7ea
 def sampling_weights(
     clips: Sequence[Clip],  # to draw from
-    by: str,  # "classes": each label equally often; "sources": and each recording of a label too
+    by: str | None = None,  # "classes": each label equally often; "sources": and each recording of a label too; None: each clip
+    unverified: float = 1.,  # how often a clip that nobody has checked is drawn, of a verified one's once
 ) -> list[float]:  # chance of each clip, relative to the others
     "How often to draw each clip; raises `LoaderError` for another `by`"
+    trust = [1. if clip.verified else unverified for clip in clips]
+    return [weight * share for weight, share in zip(_balance(clips, by), trust)]
+
+
+def _balance(clips: Sequence[Clip], by: str | None) -> list[float]:
+    "The chances of clips that are all trusted"
     labels, groups = Counter(clip.label for clip in clips), Counter((clip.label, clip.source_id) for clip in clips)
     sources = Counter(label for label, _ in groups)
+    if by is None: return [1.] * len(clips)
     if by == "classes": return [1 / labels[clip.label] for clip in clips]
     if by == "sources": return [1 / (sources[clip.label] * groups[clip.label, clip.source_id]) for clip in clips]
     raise LoaderError(f"sampler={by!r} is unknown: use classes or sources, or leave it out")
@@ -176,6 +191,11 @@ def sampling_weights(
 class SampledDL(TfmdDL):
     "Draws clips with replacement by `weights`; shuffles them where it has none"
     weights: list[float] | None = None
+    drawn: list[int] = []  # what this epoch's batches are made of, in their order
+
+    def get_idxs(self):
+        self.drawn = super().get_idxs()
+        return self.drawn
 
     def shuffle_fn(self, idxs):
         return super().shuffle_fn(idxs) if self.weights is None else self.rng.choices(idxs, self.weights, k=len(idxs))
@@ -213,6 +233,7 @@ def clip_dls(
     seed: int = 0,  # of the order and the crops
     cache: bool = True,  # hold clips in memory: 2 bytes a sample, or 1 a pixel
     sampler: str | None = None,  # "classes" or "sources", see `sampling_weights`; None: each clip once an epoch
+    unverified: float = 1.,  # how often an unverified clip is drawn, of a verified one's once
 ) -> DataLoaders:  # TensorLogMel (clips, channels, bands, frames), or TensorAudio (clips, 1, samples) for kind="wave"; and TensorCategory or TensorMultiCategory
     "Batches for training and validation; raises `LoaderError`"
     reader, wave = ReadClip(config, crop_seconds, images is not None, seed), config.kind == "wave"
@@ -228,7 +249,7 @@ def clip_dls(
     dls = Datasets(clips, [[reader], [GetLabel(), *target]], splits=[train, valid]).dataloaders(
         bs=len(train) // math.ceil(len(train) / bs), val_bs=valid_bs, after_batch=steps, num_workers=workers, device=device, dl_type=SampledDL)
     dls.train.rng = random.Random(seed)
-    if sampler is not None: dls.train.weights = sampling_weights([clips[i] for i in train], sampler)
+    if sampler is not None or unverified != 1: dls.train.weights = sampling_weights([clips[i] for i in train], sampler, unverified)
     return dls
 
 # %% ../nbs/08_dataloaders.ipynb #b799fd10

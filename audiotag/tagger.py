@@ -99,7 +99,9 @@ class Tagger:
         "Probabilities (n, labels), rejection scores (n,), and whether each sound is known (n,), from logits (n, labels)"
         config, rule = self.bundle.config, self.bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
         scores = rejection_score(rule["score"], logits, config["temperature"], config.get("multilabel", False))
-        return probabilities(logits, config), scores, (scores >= rule["threshold"]) & ~silent
+        probs, marks = probabilities(logits, config), config.get("thresholds")
+        passed = scores >= rule["threshold"] if marks is None else (probs >= marks).any(-1)  # several labels a sound: each has its own mark
+        return probs, scores, passed & ~silent
 
     def predict(self,
         source: Source,  # path, bytes, open file or (samples, rate)

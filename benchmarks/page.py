@@ -1,8 +1,8 @@
 """The page under load: clients on this machine upload a clip and wait for its tags, over and over
 
-    python benchmarks/page.py [--models models] [--clients 8] [--seconds 60]
+    python benchmarks/page.py [--models models] [--clients 8] [--seconds 60] [--out page.json]
 
-starts the page in a process of its own, prints a table, and writes benchmarks/page.json."""
+starts the page in a process of its own, prints a table, and writes benchmarks/page.json (or --out)."""
 import argparse
 import json
 import os
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=HERE.parent / "models")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--out", type=Path, default=HERE / "page.json")
     args = parser.parse_args()
     process, url, first_page = start_page(args.models)
     try:
@@ -85,7 +86,7 @@ def main() -> None:
     result = {"models": args.models.name, "clients": args.clients, "seconds": args.seconds, "cores": len(os.sched_getaffinity(0)), "load_before": round(os.getloadavg()[2], 1), "first_page_s": round(first_page, 2),
               "calls": len(latencies), "errors": len(errors), "calls_per_s": round(len(latencies) / args.seconds, 2), "p50_s": round(p50, 3), "p95_s": round(p95, 3), "max_s": round(max(latencies), 3),
               "memory_idle_mb": round(idle), "memory_peak_mb": round(peak)}
-    (HERE / "page.json").write_text(json.dumps(result, indent=1) + "\n")
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{args.clients} clients for {args.seconds:g} s on {result['cores']} cores (15-minute load before: {result['load_before']}), a new clip of 4 s at 44.1 kHz a call")
     for key in ("first_page_s", "calls", "errors", "calls_per_s", "p50_s", "p95_s", "max_s", "memory_idle_mb", "memory_peak_mb"): print(f"  {key:16} {result[key]}")
     if errors: print("  first error:", errors[0])

@@ -342,3 +342,13 @@ def test_serving_imports_stay_light():
     code = "import sys, audiotag.audio; print(sorted({'torch', 'librosa', 'pandas', 'matplotlib', 'av', 'fastai'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    "On Linux a name is bytes; this one is Latin-1. The sound is read, and what is said of it can be printed"
+    name = os.fsdecode(b"caf\xe9.wav")
+    (tmp_path/name).write_bytes(encoded("wav", tone()))
+    assert len(load_audio(tmp_path/name)) == RATE and probe(tmp_path/name).seconds == 1 and find_audio(tmp_path) == [tmp_path/name]
+    (tmp_path/name).write_bytes(b"no sound at all")
+    with pytest.raises(AudioError) as raised: load_audio(tmp_path/name)
+    assert str(raised.value).encode().startswith(b"caf\\xe9.wav is not a sound file")

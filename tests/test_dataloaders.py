@@ -128,7 +128,7 @@ def test_worker_processes(table, images, from_images):
 def test_without_cache(table):
     "Clips that are read in turn are the same clips, and one that can't be read says which"
     held, read = (clip_dls(table, CONFIG, .5, bs=4, device="cpu", seed=3, cache=cache) for cache in (True, False))
-    for _ in range(2): assert torch.equal(sums(held.train), sums(read.train))
+    for _ in range(2): torch.testing.assert_close(sums(held.train), sums(read.train), rtol=1e-3, atol=1e-3)  # but for 16 bits
     broken = table.assign(path=[p if i != 6 else p.replace("6.wav", "gone.wav") for i, p in enumerate(table.path)])
     with pytest.raises(AudiotagError, match=r"^gone.wav is not there") as error: sums(clip_dls(broken, CONFIG, .5, bs=4, device="cpu", cache=False).train)
     assert "\n" not in str(error.value)

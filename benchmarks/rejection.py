@@ -1,0 +1,82 @@
+"""Which score tells sounds that a model knows from those it doesn't? python benchmarks/rejection.py urbansound8k|fsdkaggle2018 [--set outliers=0]
+
+Five times two classes of the set are left out of training (another pair each time). Known: clips of the other classes in a held-out fold. Unknown: the held-out fold's clips of
+the two classes (FSDKaggle2018, whose folds are small: all clips of the two). Noise: 50 made clips of silence and white, pink and brown noise. UrbanSound8K learns from fold 1 and
+holds out fold 2, so fold 3 stays unseen. Writes benchmarks/results/rejection-SET.json (with --set: rejection-SET-SETTING.json): a row a pair and score.
+"""
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from audiotag.calibration import fit_temperature, targets_of
+from audiotag.datasets import assign_folds, min_clips, read_dataset
+from audiotag.learner import Job, input_config, predict_clips
+from audiotag.recipe import recipe_for
+from audiotag.rejection import accepting, auroc, false_accepts, familiarity, noise_clips
+from audiotag.spectrogram import front_end
+from audiotag.training import teach
+
+
+def hear(model, table: pd.DataFrame, recipe) -> np.ndarray:
+    "Embeddings (clips, features), averaged over crops; the last layer is linear, so its answer to them is the mean of its answers"
+    head, model.head = model.head, torch.nn.Identity()
+    found = predict_clips(model, table, input_config(recipe), recipe.crop_seconds, recipe.max_crops)
+    model.head = head
+    return found
+
+
+def hear_noise(model, recipe) -> np.ndarray:
+    "The same of 50 made noises"
+    config = input_config(recipe)
+    with torch.inference_mode():
+        return np.concatenate([model.embed(front_end(config)(torch.from_numpy(wave[None]))).numpy() for _, wave in noise_clips(50, recipe.crop_seconds, config.sample_rate)])
+
+
+def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> list[dict]:
+    "A row a score"
+    known = table[~table.label.isin(left_out)]
+    labels, held = sorted(known.label.unique()), (known.fold == fold).to_numpy(bool)
+    learnt = known[~held].assign(split="train")
+    model = teach(learnt, recipe, labels, Job(device="cpu"))[0].model.eval()
+    strange = table[table.label.isin(left_out)]
+    if len(table) > 500: strange = strange[strange.fold == fold]
+    parts = {"learnt": hear(model, learnt, recipe), "known": hear(model, known[held], recipe), "unknown": hear(model, strange, recipe), "noise": hear_noise(model, recipe)}
+    with torch.inference_mode(): logits = {name: model.head(torch.from_numpy(part)).numpy() for name, part in parts.items()}
+    temperature = fit_temperature(logits["known"], targets_of(known[held], labels))
+    scores = {name: familiarity(logits[name], temperature, parts[name], parts["learnt"], targets_of(learnt, labels)) for name in ("known", "unknown", "noise")}
+    right = float((logits["known"].argmax(1) == targets_of(known[held], labels)).mean())
+    return [{"left_out": left_out, "score": score, "auroc": auroc(values, scores["unknown"][score]), "false_accepts": false_accepts(values, scores["unknown"][score]),
+             "noise_accepted": int((scores["noise"][score] >= accepting(values)).sum()), "known": int(held.sum()), "unknown": len(strange), "accuracy": right} for score, values in scores["known"].items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=["urbansound8k", "fsdkaggle2018"])
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--weights", default="data/mn04_as_mAP_432.pt")
+    parser.add_argument("--set", default="", help="a recipe's setting, such as outliers=0")
+    given = parser.parse_args()
+    table = assign_folds(min_clips(read_dataset(given.dataset, given.data), 5), 5)
+    if given.dataset == "urbansound8k": table = table[table.fold.isin([1, 2])].reset_index(drop=True)
+    labels, rows, began = sorted(table.label.unique()), [], time.perf_counter()
+    fold = 2 if given.dataset == "urbansound8k" else int(table.fold.min())
+    settings = {"arch": "mn04", "weights": given.weights} | ({given.set.split("=")[0]: given.set.split("=")[1]} if given.set else {})
+    for i in range(5):
+        recipe = recipe_for(settings, int((table.fold != fold).sum() * .8))
+        rows += rotation(table, [labels[i], labels[i + 5]], fold, replace(recipe, seed=i))
+        print(json.dumps(rows[-4:]), file=sys.stderr, flush=True)
+    means = pd.DataFrame(rows).groupby("score")[["auroc", "false_accepts", "noise_accepted"]].mean().round(4)
+    name = "-".join(["rejection", given.dataset, *([given.set.replace("=", "-")] if given.set else [])])
+    command = f"python benchmarks/rejection.py {given.dataset}" + (f" --set {given.set}" if given.set else "")
+    Path(f"benchmarks/results/{name}.json").write_text(json.dumps({"command": command, "means": means.T.to_dict(), "rows": rows, "seconds": round(time.perf_counter() - began)}, indent=1))
+    print(means.sort_values("auroc", ascending=False))
+
+
+if __name__ == "__main__": main()

@@ -1,0 +1,136 @@
+"""Every way to train, from the command to a bundle that `tag` reads; and what can't be trained gets one line"""
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+
+from audiotag import cli
+from audiotag.audio import AudiotagError
+
+RATE = 16000
+QUICK = ["--epochs", "1", "--set", "crop_seconds=1", "--set", "bs=8", "--device", "cpu", "--json"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    "Three classes of tones, six clips each"
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    for label, hz in (("hum", 200), ("tone", 900), ("whistle", 4000)):
+        (folder / label).mkdir()
+        for i in range(6):
+            t = np.arange(int(RATE * rng.uniform(0.8, 1.4))) / RATE
+            sf.write(folder / label / f"{label}-{i}.wav", 0.3 * np.sin(2 * np.pi * hz * rng.uniform(0.9, 1.1) * t) + 0.01 * rng.standard_normal(len(t)), RATE)
+    return folder
+
+
+@pytest.fixture
+def audiotag(capsys):
+    "The command in this process: what it prints on stdout, read as JSON"
+    def command(*args):
+        cli.app([str(a) for a in args], standalone_mode=False)
+        return json.loads(capsys.readouterr().out)
+    return command
+
+
+def trained_and_tagged(audiotag, clips, tmp_path, *options):
+    "The config of a bundle trained with these options, after it has tagged a clip"
+    result = audiotag("train", clips, "--out", tmp_path / "bundle", *QUICK, *options)
+    said = audiotag("tag", clips / "hum" / "hum-0.wav", "--model", tmp_path / "bundle", "--json")
+    assert {tag["label"] for tag in said["tags"]} == {"hum", "tone", "whistle"} and np.isfinite(result["metrics"]["accuracy"])
+    return json.loads((tmp_path / "bundle" / "config.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options, kind", [
+    (["--arch", "wave1d"], "wave"), (["--arch", "crnn"], "logmel"), (["--arch", "mn04", "--input", "mfcc"], "mfcc"), (["--input", "pcen"], "pcen"), (["--input", "delta"], "delta"),
+])
+def test_each_input_becomes_a_bundle(audiotag, clips, tmp_path, options, kind):
+    config = trained_and_tagged(audiotag, clips, tmp_path, *options, "--set", "outliers=0.5", "--set", "ema=0.9", "--set", "lowpass=0.5", "--set", "noise=0.5")
+    assert config["spectrogram"]["kind"] == kind and config["recipe"]["outliers"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--input", "mfcc"], ["--arch", "wave1d"]])
+def test_several_labels(audiotag, clips, tmp_path, options):
+    config = trained_and_tagged(audiotag, clips, tmp_path, "--multilabel", *options)
+    assert config["multilabel"] and len(config["thresholds"]) == 3 and all(0 < t < 1 for t in config["thresholds"])
+    assert 0 < config["metrics"]["lwlrap_mixes"] <= 1
+
+
+def test_folds_leave_their_answers_beside_the_bundle(audiotag, clips, tmp_path):
+    result = audiotag("train", clips, "--folds", 2, "--out", tmp_path / "bundle", "--runs", tmp_path / "runs", *QUICK, "--multilabel", "--set", "patience=5")
+    rows = list(csv.DictReader((tmp_path / "bundle" / "out_of_fold.csv").open()))
+    assert list(rows[0]) == ["clip_id", "source_id", "fold", "label", "hum", "tone", "whistle"] and len(rows) == 18
+    best = [max(("hum", "tone", "whistle"), key=lambda label: float(row[label])) == row["label"] for row in rows]
+    assert result["metrics"]["accuracy"] == pytest.approx(np.mean(best), abs=1e-4)
+
+
+def test_seeds_give_mean_and_spread_and_go_on(audiotag, clips, tmp_path):
+    args = ["train", clips, "--runs", tmp_path, "--seeds", 2, *QUICK]
+    first = audiotag(*args)
+    assert [row["seed"] for row in first["seeds"]] == [0, 1]
+    assert first["mean"]["accuracy"] == pytest.approx(np.mean([row["accuracy"] for row in first["seeds"]]), abs=1e-4)
+    kept = sorted(tmp_path.glob("*/seed-*.json"))
+    times = [file.stat().st_mtime_ns for file in kept]
+    assert audiotag(*args) == first and len(kept) == 2 and [file.stat().st_mtime_ns for file in kept] == times
+
+
+@pytest.mark.parametrize("args, said", [
+    (["--arch", "wave1d", "--input", "mfcc"], "hears the waveform"),
+    (["--arch", "mn04", "--weights", "none.pt", "--input", "mfcc"], "leave out --input"),
+    (["--folds", "40"], "40 folds need 40 recordings"),
+    (["--folds", "1"], "use 2 or more"),
+    (["--seeds", "0"], "use 1 or more"),
+    (["--folds", "2", "--test-fold", "1"], "leave one of them out"),
+    (["--fp16"], "NVIDIA"),
+    (["--set", "mask_share=3"], "mask_share"),
+    (["--set", "mix_clips=3"], "multilabel"),
+    (["--multilabel", "--set", "self_verify=1", "--set", "wrong_labels=0.3"], "one label a clip"),
+])
+def test_what_cannot_be_trained(audiotag, clips, tmp_path, args, said):
+    with pytest.raises(AudiotagError, match=said) as caught: audiotag("train", clips, "--runs", tmp_path, *QUICK, *args)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_images_of_another_front_end(audiotag, clips, tmp_path):
+    audiotag("convert", clips, "--out", tmp_path, "--json")
+    with pytest.raises(AudiotagError, match="other settings"): audiotag("train", clips, "--images", tmp_path, "--input", "pcen", *QUICK)
+
+
+def test_one_class_only(audiotag, clips, tmp_path):
+    (tmp_path / "hum").symlink_to(clips / "hum")
+    for options in ([], ["--folds", "2"]):
+        with pytest.raises(AudiotagError, match="one label only"): audiotag("train", tmp_path, *QUICK, *options)
+
+
+def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
+    "Whatever the recipe, no clip of the fold that is held out reaches a learner"
+    from audiotag import training
+    from audiotag.calibration import Answers
+    table = pd.DataFrame({"clip_id": [f"c{i}" for i in range(40)], "label": ["a", "b"] * 20, "source_id": [f"s{i // 2}" for i in range(40)], "verified": True, "split": "", "path": "x",
+                          "start": np.nan, "end": np.nan}).assign(fold=pd.NA)
+    monkeypatch.setattr(training, "fit", lambda *_: [])
+    monkeypatch.setattr(training, "ask", lambda model, table, *_: asked.append(table) or Answers(np.zeros((len(table), 2)), np.zeros(len(table), int)))
+    for recipe in (training.Recipe(), training.Recipe(patience=3), training.Recipe(patience=3, wrong_labels=0.3)):
+        seen, asked = [], []
+        monkeypatch.setattr(training, "begin", lambda table, *_, seen=seen: seen.append(table) or type("L", (), {"model": None}))
+        folded = training.assign_folds(table, 4)
+        for fold in (1, 2, 3, 4): training.one_fold(folded, recipe, fold, ["a", "b"])
+        for learnt, held in zip(seen, asked):
+            assert not set(learnt.source_id) & set(held.source_id)
+            assert (learnt.split == "valid").any() == bool(recipe.patience)
+            assert set(learnt.source_id[learnt.split == "valid"]).isdisjoint(learnt.source_id[learnt.split == "train"])
+
+
+def test_an_unknown_version_is_one_line(monkeypatch, capsys):
+    class CompatError(ImportError): pass
+    def broken(*_, **__): raise CompatError("fastai 9 is not known to work: use 2")
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(SystemExit) as caught: cli.main()
+    assert caught.value.code == 2 and capsys.readouterr().err == "audiotag: fastai 9 is not known to work: use 2\n"
+    def other(*_, **__): raise ImportError("something else")
+    monkeypatch.setattr(cli, "app", other)
+    with pytest.raises(ImportError, match="something else"): cli.main()
