@@ -74,11 +74,12 @@ def calibrate(
     logits: np.ndarray,  # (clips, labels), of clips that were held out
     targets: np.ndarray,  # (clips,) indices, or (clips, labels) of 0 and 1
     accept: float = 0.95,  # share of these clips that the rejection threshold lets through
+    score: str = "max_probability",  # by which it judges, or "energy"; see 14d_rejection
 ) -> dict:
     "`temperature` and `rejection` of a bundle, and, where several labels may hold, `thresholds`, one a label"
     temperature, several = fit_temperature(logits, targets), targets.ndim == 2
-    scores = rejection_score("max_probability", logits, temperature, several)
-    fitted = {"temperature": temperature, "rejection": {"score": "max_probability", "threshold": round(float(np.quantile(scores, 1 - accept)), 4)}}
+    scores = rejection_score(score, logits, temperature, several)
+    fitted = {"temperature": temperature, "rejection": {"score": score, "threshold": round(float(np.quantile(scores, 1 - accept)), 4)}}
     if not several: return fitted
     probs = probabilities(logits, {"temperature": temperature, "multilabel": True})
     return {**fitted, "thresholds": [best_threshold(p, t) for p, t in zip(probs.T, targets.T)]}

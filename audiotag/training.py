@@ -103,7 +103,7 @@ def train(
     learn, history = teach(table, recipe, labels, job)
     valid, test = (table[table.split == name] for name in ("valid", "test"))
     known = ask(learn.model, valid, recipe, job_config(recipe, job), labels, device)
-    fitted = calibrate(*known.both())
+    fitted = calibrate(*known.both(), score=recipe.rejection)
     held = known if test.empty else ask(learn.model, test, recipe, job_config(recipe, job), labels, device)
     metrics = {"split": "valid" if test.empty else "test", **figures(held, labels, fitted)}
     result = {"metrics": metrics, "history": history, "seconds": round(time.perf_counter() - began, 1), "out": str(out or "")}
@@ -183,7 +183,7 @@ def cross_validate(
         rows.append({"fold": int(fold)} | {k: found[k] for k in ("clips", *FIGURES) if k in found})
         if is_main(): print(f"fold {fold}: {in_words(rows[-1])} on {found['clips']} clips", file=sys.stderr)
     whole = together(table, parts)
-    fitted = calibrate(*whole.both())
+    fitted = calibrate(*whole.both(), score=recipe.rejection)
     metrics = {"split": "out-of-fold", **figures(whole, labels, fitted)}
     if out:
         finish(table, recipe, labels, job, out, metrics, fitted, command)
@@ -202,7 +202,7 @@ OUT_OF_FOLD = "out_of_fold.csv"
 
 def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Path | None, runs: Path) -> Path:
     "The folder of this very run: same clips, same folds, same recipe"
-    what = json.dumps([recipe.settings(), folds, str(start or ""), table.clip_id.tolist(), table.label.tolist(), table.fold.astype(str).tolist()])
+    what = json.dumps([{k: v for k, v in recipe.settings().items() if k != "rejection"}, folds, str(start or ""), table.clip_id.tolist(), table.label.tolist(), table.fold.astype(str).tolist()])
     folder = Path(runs) / f"{recipe.arch}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))

@@ -19,10 +19,13 @@ NOTHING = "--arch mn04" + HOW
 SCRATCH = "--test-fold 3 --set epochs=5"  # the same 5 passes for every representation: enough to rank them, not to finish
 STUDIES = {
     "arms": {  # official folds of UrbanSound8K, grouped folds of FSDKaggle2018; shipped: the runs that made models/
-        "urbansound8k-shipped": "urbansound8k --folds 3 " + PRETRAINED + " --set soup=3 --out models/urbansound8k",
-        "fsdkaggle2018-shipped": "fsdkaggle2018 --folds 5 " + PRETRAINED + " --set soup=3 --out models/fsdkaggle2018",
+        "urbansound8k-shipped": "urbansound8k --folds 3 " + PRETRAINED + " --set soup=3 --set outliers=1 --out models/urbansound8k",
+        "fsdkaggle2018-shipped": "fsdkaggle2018 --folds 5 " + PRETRAINED + " --set soup=3 --set rejection=energy --out models/fsdkaggle2018",
         "fsdkaggle2018-scratch": "fsdkaggle2018 --folds 5 --out models/run-fsd-scratch " + NOTHING,
         "urbansound8k-scratch": "urbansound8k --folds 3 " + NOTHING,
+        "fsdkaggle2018-held-out": "fsdkaggle2018 --out models/run-fsdkaggle2018 " + PRETRAINED,
+        "fold3-by-way-of-fsd": "urbansound8k --test-fold 3 --from models/run-fsdkaggle2018",
+        "fold3-direct": "urbansound8k --test-fold 3 " + PRETRAINED,
         "fold3-scratch": "urbansound8k --test-fold 3 --set epochs=9 " + NOTHING,
         "fold3-from-fsd": "urbansound8k --test-fold 3 --from models/run-fsd-scratch --set epochs=9 --set lr_div=1" + HOW,
     },
