@@ -40,7 +40,8 @@ Source = str|Path|bytes|BinaryIO|tuple[np.ndarray, int] # A path, a file's bytes
 MAGIC = ((8, b"WAVE", "wav"), (0, b"riff", "w64"), (8, b"AIFF", "aiff"), (8, b"AIFC", "aiff"), (0, b"fLaC", "flac"), (0, b"OggS", "ogg"), (0, b"ID3", "mp3"),
     (0, b".snd", "au"), (0, b"caff", "caf"), (4, b"ftyp", "mov"), (0, b"\x1aE\xdf\xa3", "matroska"), (0, b"#!AMR", "amr"),
     (0, b"0&\xb2u\x8ef\xcf\x11", "asf"), (0, b"wvpk", "wv"))
-SUFFIXES = set(".wav .w64 .rf64 .aif .aiff .aifc .flac .ogg .oga .opus .mp3 .au .caf .m4a .mp4 .aac .webm .mka .amr .wma .wv".split())
+SUFFIXES = {".wav", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".flac", ".ogg", ".oga", ".opus", ".mp3",
+    ".au", ".caf", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".amr", ".wma", ".wv"}
 STILLS = (b"heic", b"heix", b"mif1", b"avif", b"avis") # pictures in the container of m4a
 
 def sniff(head: bytes # The first 12 bytes of a file, or more
@@ -88,7 +89,7 @@ def _decode_av(file: str|BinaryIO, kind: str, first_second: float) -> Decoded:
     "Blocks by FFmpeg, for what phones and browsers record"
     try:
         import av
-        stream = open(file, "rb") if isinstance(file, str) else file # never a name: FFmpeg would read some as addresses
+        stream = open(file, "rb") if isinstance(file, str) else file # noqa: SIM115  never a name: FFmpeg would read some as addresses
         stream.seek(0) # libsndfile has left it somewhere
         container = av.open(stream, format=kind)
     except ImportError: raise AudioError(f"is {kind} that libsndfile can't decode: pip install \"audiotag[codecs]\", or convert it to wav") from None

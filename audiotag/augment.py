@@ -61,7 +61,7 @@ class TensorLogMel(TensorMelSpec):
         ax, hz, rows = ctx or plt.subplots()[1], self.config.frequencies(), self.shape[-2]
         ax.imshow(self.detach().cpu().as_subclass(Tensor)[0], extent=(0, self.duration, 0, rows),
                   **{"origin": "lower", "aspect": "auto", "vmin": 0, "vmax": 1, "cmap": "magma", **kwargs})
-        ticks = [tick for tick in (125, 500, 2000, 8000) if hz[0] < tick < hz[-1]]
+        ticks = [tick for tick in (500, 2000, 8000) if hz[0] < tick < hz[-1]]
         if len(hz) == rows: ax.set_yticks(np.interp(ticks, hz, np.arange(rows) + .5), ticks)
         ax.set(title=title, xlabel="time (s)", ylabel="frequency (Hz)" if len(hz) == rows else "coefficient")
         return ax

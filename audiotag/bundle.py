@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCORES', 'FORMAT', 'CONFIG', 'ONNX', 'WEIGHTS', 'LEARNER', 'CARD', 'NUMBER', 'FIELDS', 'BundleError', 'softmax',
-           'probabilities', 'rejection_score', 'Bundle', 'find_bundles', 'read_bundle', 'open_session', 'save_bundle',
-           'update_bundle', 'load_model']
+           'probabilities', 'class_means', 'similarity', 'rejection_score', 'Bundle', 'find_bundles', 'read_bundle',
+           'open_session', 'save_bundle', 'update_bundle', 'load_model']
 
 # %% ../nbs/11_bundle.ipynb #92a77619
 import ctypes
@@ -56,18 +56,36 @@ def probabilities(
     if config.get("multilabel"): return 0.5 * (1 + np.tanh(np.asarray(logits) / temperature / 2))
     return softmax(logits, temperature)
 
-SCORES = ("max_probability", "energy")  # what a rejection threshold can apply to
+def _unit(x: np.ndarray) -> np.ndarray: return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+def class_means(
+    embeddings: np.ndarray,  # (clips, features), of the clips that were learnt
+    targets: np.ndarray,  # (clips,) class numbers, each there at least once
+) -> np.ndarray:  # (classes, features), of length 1
+    "The mean direction of each class"
+    return _unit(np.stack([_unit(embeddings[targets == i]).mean(0) for i in range(max(targets) + 1)]))
+
+def similarity(
+    embeddings: np.ndarray,  # (..., features)
+    means: np.ndarray,  # (classes, features), from `class_means`
+) -> np.ndarray:  # (...,), -1 to 1
+    "Cosine similarity to the nearest class mean"
+    return (_unit(embeddings) @ np.asarray(means).T).max(-1)
+
+SCORES = ("guided_logit", "max_probability", "energy")  # what a rejection threshold can apply to
 
 def rejection_score(
     score: str,  # one of `SCORES`
     logits: np.ndarray,  # (..., labels)
-    temperature: float = 1.0,
-    multilabel: bool = False,
+    config: Mapping[str, Any],  # a bundle's: `temperature` and `multilabel` are read
+    near: np.ndarray | float = 1.0,  # (...,) from `similarity`, for guided_logit
 ) -> np.ndarray:  # (...,), higher is more familiar
     "How familiar a sound is; below the bundle's threshold it is none that the model knows; raises `ValueError` for another score"
-    if score == "max_probability": return probabilities(logits, {"temperature": temperature, "multilabel": multilabel}).max(-1)
-    if score != "energy": raise ValueError(f"no rejection score {score!r}: use {' or '.join(SCORES)}")
-    scaled = np.asarray(logits) / temperature
+    logits, temperature = np.asarray(logits), config.get("temperature", 1.0)
+    if score == "guided_logit": return near * (logits.max(-1) - logits.mean(-1))
+    if score == "max_probability": return probabilities(logits, config).max(-1)
+    if score != "energy": raise ValueError(f"no rejection score {score!r}: use {', '.join(SCORES)}")
+    scaled = logits / temperature
     top = scaled.max(-1)
     return temperature * (top + np.log(np.exp(scaled - top[..., None]).sum(-1)))
 
@@ -119,6 +137,8 @@ def _fault(config: Any) -> str | None:
     if min(config["sample_rate"], config["crop_seconds"], config["max_crops"], config["temperature"]) <= 0: return "has a rate, length or temperature that isn't above zero: export the model again"
     if rejection and (rejection.get("score") not in SCORES or not isinstance(rejection.get("threshold"), NUMBER)):
         return f"has a rejection rule that this audiotag doesn't know ({rejection}): update audiotag"
+    if rejection and rejection["score"] == "guided_logit" and len(config.get("class_means") or []) != len(labels):
+        return f"has {len(config.get('class_means') or [])} class means for {len(labels)} labels: export the model again"
 
 def _read(file: Path) -> bytes:
     "The bytes of one of a bundle's files"

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST', 'LEVEL_DB', 'FIGURES', 'labels_of', 'targets_of', 'fit_temperature', 'best_threshold', 'calibrate',
-           'draw_mixes', 'mix', 'predict_mixes', 'Answers', 'ask', 'figures', 'in_words', 'mean_and_spread', 'report']
+           'draw_mixes', 'mix', 'predict_mixes', 'Answers', 'learnt_means', 'ask', 'figures', 'in_words',
+           'mean_and_spread', 'report']
 
 # %% ../nbs/11f_calibration.ipynb #20310d89
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from scipy.special import logsumexp
 from torch import nn
 
 from .audio import fit_length, read_clip
-from .bundle import probabilities, rejection_score, softmax
+from .bundle import class_means, probabilities, rejection_score, similarity
 from .distributed import local_device
 from .learner import predict_clips
 from .metrics import lwlrap, score
@@ -74,11 +75,13 @@ def calibrate(
     logits: np.ndarray,  # (clips, labels), of clips that were held out
     targets: np.ndarray,  # (clips,) indices, or (clips, labels) of 0 and 1
     accept: float = 0.95,  # share of these clips that the rejection threshold lets through
-    score: str = "max_probability",  # by which it judges, or "energy"; see 14d_rejection
+    score: str = "max_probability",  # by which it judges: a name of `bundle.SCORES`; see 14d_rejection
+    near: np.ndarray | float = 1.0,  # (clips,) similarity to the nearest class mean, for guided_logit
 ) -> dict:
     "`temperature` and `rejection` of a bundle, and, where several labels may hold, `thresholds`, one a label"
     temperature, several = fit_temperature(logits, targets), targets.ndim == 2
-    scores = rejection_score(score, logits, temperature, several)
+    if several: score = "max_probability"  # the thresholds decide there
+    scores = rejection_score(score, logits, {"temperature": temperature, "multilabel": several}, near)
     fitted = {"temperature": temperature, "rejection": {"score": score, "threshold": round(float(np.quantile(scores, 1 - accept)), 4)}}
     if not several: return fitted
     probs = probabilities(logits, {"temperature": temperature, "multilabel": True})
@@ -139,6 +142,7 @@ class Answers(NamedTuple):
     "What a network said of held-out clips, and what is true"
     logits: np.ndarray  # (clips, labels)
     targets: np.ndarray  # (clips,) indices, or (clips, labels) of 0 and 1
+    near: np.ndarray | None = None  # (clips,) similarity to the nearest class mean; None where several labels may hold
     mixes: np.ndarray | None = None  # (2, clips, labels): logits and targets of mixes of these clips
 
     def both(self) -> tuple[np.ndarray, np.ndarray]:
@@ -147,19 +151,34 @@ class Answers(NamedTuple):
         return np.concatenate([self.logits, self.mixes[0]]), np.concatenate([self.targets, self.mixes[1]])
 
 
+def learnt_means(
+    model: nn.Module,
+    table: pd.DataFrame,  # clips that it learnt from
+    recipe: Recipe,
+    config: SpectrogramConfig,
+    labels: list[str],
+    device: torch.device | str | None = None,
+) -> np.ndarray | None:  # (labels, features); None where several labels may hold
+    "The mean direction of each class, as the network hears it"
+    if recipe.multilabel: return None
+    _, embeddings = predict_clips(model, table, config, recipe.crop_seconds, recipe.max_crops, device=device)
+    return class_means(embeddings, targets_of(table, labels))
+
+
 def ask(
     model: nn.Module,
     table: pd.DataFrame,  # clips that were held out
     recipe: Recipe,
     config: SpectrogramConfig,
     labels: list[str],
+    means: np.ndarray | None = None,  # (labels, features), from `learnt_means`
     device: torch.device | str | None = None,
 ) -> Answers:
     "What a network says of these clips"
     targets = targets_of(table, labels, recipe.multilabel)
-    logits = predict_clips(model, table, config, recipe.crop_seconds, recipe.max_crops, device=device)
-    if not recipe.multilabel: return Answers(logits, targets)
-    return Answers(logits, targets, np.stack(predict_mixes(model, table, targets, config, recipe.crop_seconds, device)))
+    logits, embeddings = predict_clips(model, table, config, recipe.crop_seconds, recipe.max_crops, device=device)
+    if not recipe.multilabel: return Answers(logits, targets, None if means is None else similarity(embeddings, means))
+    return Answers(logits, targets, mixes=np.stack(predict_mixes(model, table, targets, config, recipe.crop_seconds, device)))
 
 
 def _tag_score(probs: np.ndarray, targets: np.ndarray, labels: list[str], thresholds: list[float] | None) -> dict:

@@ -13,7 +13,7 @@ from copy import deepcopy
 import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .augment import coloured_noise

@@ -7,13 +7,12 @@ __all__ = ['app', 'data_app', 'Model', 'main', 'synthetic', 'add_download', 'che
            'tag', 'tag_table', 'described', 'line_of', 'publish', 'page', 'run', 'table_of']
 
 # %% ../nbs/16_cli.ipynb #53424c08
-import json
 import sys
 import warnings
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -59,7 +58,7 @@ def add_download(name: str) -> None:
     "Register `audiotag data NAME`"
     def command(
         data: DataDir = Path("data"),
-        mirror: Annotated[Optional[str], typer.Option(envvar="AUDIOTAG_MIRROR", help="address of a server with the same files")] = None,
+        mirror: Annotated[str | None, typer.Option(envvar="AUDIOTAG_MIRROR", help="address of a server with the same files")] = None,
         keep_archives: Annotated[bool, typer.Option("--keep-archives", help="keep the archives after unpacking")] = False,
     ) -> None:
         from audiotag.download import download
@@ -92,7 +91,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="folder for the images")],
     data: DataDir = Path("data"),
     front_end: Annotated[FrontEnd, typer.Option(help="efficientat is what mn networks read")] = FrontEnd.default,
-    workers: Annotated[Optional[int], typer.Option(help="processes; all cores if left out")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes; all cores if left out")] = None,
     as_json: Json = False,
 ) -> None:
     "Clips to 8-bit grey mel-spectrogram images; skips what is there, lists what failed"
@@ -126,11 +125,11 @@ def tag(
     files: Annotated[list[Path], typer.Argument(help="sound files, or one folder of them")],
     model: Model = "models/urbansound8k",
     top: Annotated[int, typer.Option(min=1, help="tags a file")] = 3,
-    out: Annotated[Optional[Path], typer.Option(help="table to write, for many files: .csv, .jsonl or .parquet")] = None,
+    out: Annotated[Path | None, typer.Option(help="table to write, for many files: .csv, .jsonl or .parquet")] = None,
     format: Annotated[Format, typer.Option(help="kaggle: fname,label with three labels a line")] = Format.columns,
-    workers: Annotated[Optional[int], typer.Option(min=1, help="processes for a table; all cores if left out")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes for a table; all cores if left out")] = None,
     engine: Annotated[Engine, typer.Option(help="ray spreads a table's files over a cluster (audiotag[scale])")] = Engine.local,
-    address: Annotated[Optional[str], typer.Option(help="of a running Ray cluster; one is started here if left out")] = None,
+    address: Annotated[str | None, typer.Option(help="of a running Ray cluster; one is started here if left out")] = None,
     as_json: Json = False,
 ) -> None:
     "Tag sounds: the most probable labels with their probabilities"
@@ -204,8 +203,8 @@ def page(
 
 @app.command()
 def run(
-    data: Annotated[Optional[Path], typer.Option("--data", help="folder with FSDKaggle2018 and UrbanSound8K; the embedded set if left out")] = None,
-    weights: Annotated[Optional[Path], typer.Option(help="published weights for mn04; else from scratch")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="folder with FSDKaggle2018 and UrbanSound8K; the embedded set if left out")] = None,
+    weights: Annotated[Path | None, typer.Option(help="published weights for mn04; else from scratch")] = None,
     as_json: Json = False,
 ) -> None:
     "The whole path: clips, images, training, fine-tuning, two bundles, a tag for a clip the model has not seen"

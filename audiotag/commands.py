@@ -12,7 +12,7 @@ import shlex
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -49,25 +49,25 @@ class Input(str, Enum):
 
 def train(
     dataset: DataSet,
-    out: Annotated[Optional[Path], typer.Option(help="folder for the bundle, such as models/mine")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for the bundle, such as models/mine")] = None,
     data: DataDir = Path("data"),
-    arch: Annotated[Optional[str], typer.Option(help="xresnet_small, xresnet18, mn04, wave1d, crnn, any timm backbone")] = None,
-    weights: Annotated[Optional[Path], typer.Option(help="file of published weights for an mn architecture")] = None,
-    start: Annotated[Optional[Path], typer.Option("--from", help="bundle to fine-tune")] = None,
-    images: Annotated[Optional[Path], typer.Option(help="folder that audiotag convert wrote; else from the waveforms")] = None,
-    input: Annotated[Optional[Input], typer.Option(help="what the network sees, from scratch; logmel if left out")] = None,
+    arch: Annotated[str | None, typer.Option(help="xresnet_small, xresnet18, mn04, wave1d, crnn, any timm backbone")] = None,
+    weights: Annotated[Path | None, typer.Option(help="file of published weights for an mn architecture")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="bundle to fine-tune")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder that audiotag convert wrote; else from the waveforms")] = None,
+    input: Annotated[Input | None, typer.Option(help="what the network sees, from scratch; logmel if left out")] = None,
     multilabel: Annotated[bool, typer.Option("--multilabel", help="several labels may hold at once: train on mixes of 1 to 3 clips")] = False,
-    epochs: Annotated[Optional[int], typer.Option(help="passes over the clips; by their number if left out")] = None,
-    lr: Annotated[Optional[float], typer.Option(help="peak learning rate")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the clips; by their number if left out")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
     seed: Annotated[int, typer.Option(help="of everything random")] = 0,
-    seeds: Annotated[Optional[int], typer.Option(help="repeat with so many seeds, and give mean and spread")] = None,
-    test_fold: Annotated[Optional[int], typer.Option(help="official fold to hold out as the test")] = None,
-    folds: Annotated[Optional[int], typer.Option(help="cross-validate; with --out the bundle learns from every fold")] = None,
+    seeds: Annotated[int | None, typer.Option(help="repeat with so many seeds, and give mean and spread")] = None,
+    test_fold: Annotated[int | None, typer.Option(help="official fold to hold out as the test")] = None,
+    folds: Annotated[int | None, typer.Option(help="cross-validate; with --out the bundle learns from every fold")] = None,
     runs: Annotated[Path, typer.Option(help="where --folds and --seeds keep what they have done")] = Path("runs"),
     min_clips: Annotated[int, typer.Option(help="leave out labels with fewer clips")] = 2,
-    without: Annotated[Optional[str], typer.Option(metavar="DATASET", help="leave out recordings that this set has too, before fine-tuning on it")] = None,
-    settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="any other field of the recipe: mixup, ema, patience, lowpass, ...")] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; the fastest there is if left out")] = None,
+    without: Annotated[str | None, typer.Option(metavar="DATASET", help="leave out recordings that this set has too, before fine-tuning on it")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="any other field of the recipe: mixup, ema, patience, lowpass, ...")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the fastest there is if left out")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that prepare batches; clips in memory need none")] = 0,
     fp16: Annotated[bool, typer.Option("--fp16", help="mixed precision, on an NVIDIA GPU")] = False,
     as_json: Json = False,
@@ -125,7 +125,7 @@ def pair(text: str) -> tuple[str, str]:
 def pretrained(
     arch: Annotated[str, typer.Argument(help="mn04 to mn20")],
     out: Annotated[Path, typer.Option(help="folder for the bundle")] = Path("models/audioset"),
-    weights: Annotated[Optional[Path], typer.Option(help="a local copy of the published weights; fetched if left out")] = None,
+    weights: Annotated[Path | None, typer.Option(help="a local copy of the published weights; fetched if left out")] = None,
 ) -> None:
     "Wrap EfficientAT's published AudioSet weights, with their 527 class names, as a bundle"
     from audiotag.training import wrap_pretrained
@@ -134,12 +134,12 @@ def pretrained(
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a bundle's folder")],
-    dataset: Annotated[Optional[str], typer.Argument(metavar="DATASET", help="as for train; none with --out-of-fold")] = None,
+    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="as for train; none with --out-of-fold")] = None,
     data: DataDir = Path("data"),
     out_of_fold: Annotated[bool, typer.Option("--out-of-fold", help="the figures of the bundle's own cross-validation, from the answers that lie beside it")] = False,
-    split: Annotated[Optional[str], typer.Option(help="train, valid or test; every clip if left out")] = None,
-    fold: Annotated[Optional[int], typer.Option(help="one official fold")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="folder for report.html and metrics.json")] = None,
+    split: Annotated[str | None, typer.Option(help="train, valid or test; every clip if left out")] = None,
+    fold: Annotated[int | None, typer.Option(help="one official fold")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder for report.html and metrics.json")] = None,
     as_json: Json = False,
 ) -> None:
     "Score a bundle on a data set: accuracy, MAP@3 and more, per class"

@@ -28,7 +28,7 @@ def local_device(
     "The device of this process: a GPU of its own where several processes share a machine, else `device`"
     if num_distrib() <= 1: return device
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available(): return "cpu"
-    place = int(os.environ.get("LOCAL_RANK", 0))
+    place = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(place)
     return f"cuda:{place}"
 

@@ -240,8 +240,8 @@ def out_of_fold(
     if bundle.config.get("multilabel"): raise EvaluationError(f"{bundle.folder} has several labels a clip, which this doesn't score: look at its card")
     if not file.is_file(): raise EvaluationError(f"{bundle.folder} has no {file.name}, as it wasn't trained with --folds: score it on a data set")
     table = pd.read_csv(file, dtype={"clip_id": str, "source_id": str, "label": str}, keep_default_na=False)
-    if lacking := [name for name in ("clip_id", "source_id", "fold", "label", *labels) if name not in table] or sorted(set(table.label) - set(labels)):
+    if lacking := [name for name in ("clip_id", "source_id", "fold", "label", "similarity", *labels) if name not in table] or sorted(set(table.label) - set(labels)):
         raise EvaluationError(f"{file} doesn't fit the bundle's labels ({lacking[0]!r}): train it again")
     logits, rule = table[labels].to_numpy(float), bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
-    known = rejection_score(rule["score"], logits, bundle.config["temperature"]) >= rule["threshold"]
+    known = rejection_score(rule["score"], logits, bundle.config, table.similarity.to_numpy()) >= rule["threshold"]
     return Evaluation(bundle.config, table[["clip_id", "source_id", "fold", "label"]].assign(path=table.clip_id), logits, known, draws=draws)

@@ -191,18 +191,23 @@ def predict_clips(
     max_crops: int = 8,
     bs: int = 64,  # crops a batch
     device: torch.device | str | None = None,
-) -> np.ndarray:  # logits, (clips, labels)
-    "The logits of each clip of `table`, averaged over its crops, from the waveform"
+) -> tuple[np.ndarray, np.ndarray]:  # logits (clips, labels), and embeddings (clips, features)
+    "What the network says of each clip of `table`, averaged over its crops, from the waveform"
     device = local_device(device) or default_device()
     model, spectrogram = model.eval().to(device), front_end(config).to(device)
-    length, rows, logits = round(crop_seconds * config.sample_rate), list(table.itertuples()), []
+    length, rows, found = round(crop_seconds * config.sample_rate), list(table.itertuples()), []
 
     def cut(row) -> np.ndarray:
         return crops(read_clip(row.path, config.sample_rate, row.start, row.end, config.trim_db), length, max_crops)
 
+    def hear(waves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = model.embed(spectrogram(waves.to(device)))
+        return model.head(embedding).float().cpu(), embedding.float().cpu()
+
     with torch.inference_mode(), ThreadPoolExecutor(2) as pool:
         for i in range(0, len(rows), bs):
             cuts = list(pool.map(cut, rows[i:i + bs]))
-            answers = torch.cat([model(spectrogram(part.to(device))).float().cpu() for part in torch.from_numpy(np.concatenate(cuts)).split(bs)])
-            logits += [part.mean(0).numpy() for part in answers.split([len(c) for c in cuts])]
-    return np.stack(logits)
+            heard = [torch.cat(out) for out in zip(*map(hear, torch.from_numpy(np.concatenate(cuts)).split(bs)))]
+            found += zip(*([part.mean(0).numpy() for part in out.split([len(c) for c in cuts])] for out in heard))
+    logits, embeddings = map(np.stack, zip(*found))
+    return logits, embeddings

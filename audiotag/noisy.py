@@ -52,7 +52,7 @@ def agreement(
     for fold in sorted(set(folds)):
         learn = begin(clips[(folds != fold) & trusted], replace(recipe, patience=0), labels, job)
         fit(learn, replace(recipe, patience=0), job.fp16)
-        logits[folds == fold] = predict_clips(learn.model, clips[folds == fold], job_config(recipe, job), recipe.crop_seconds, recipe.max_crops, device=job.device)
+        logits[folds == fold] = predict_clips(learn.model, clips[folds == fold], job_config(recipe, job), recipe.crop_seconds, recipe.max_crops, device=job.device)[0]
     known = clips.verified.to_numpy(bool)
     probs = softmax(logits, fit_temperature(logits[known], targets[known]))
     return np.where(probs.argmax(1) == targets, probs.max(1), 0.0)

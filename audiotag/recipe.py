@@ -51,7 +51,7 @@ class Recipe:
     unverified_weight: float = 1.0  # how often an unverified clip is drawn, of a verified one's once
     mask_share: float = 0.0  # share of a batch's unverified clips, those with the highest loss, that is ignored; 0 is off
     self_verify: int = 0  # rounds in which unverified clips are kept if the network agrees with them, else left out; 0 is off
-    rejection: str = "max_probability"  # or "energy": by which score the bundle says "nothing I know"
+    rejection: str = "guided_logit"  # or max_probability, energy: by which score the bundle says "nothing I know"
     wrong_labels: float = 0.0  # for experiments: share of the training clips that get a wrong label first; 0 is off
     soup: int = 1  # networks from the same first weights, trained with other seeds, whose weights are averaged
     seed: int = 0  # of everything random
@@ -81,7 +81,7 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
         f"epochs={r.epochs}, bs={r.bs} and soup={r.soup} must be at least 1": min(r.epochs, r.bs, r.soup) < 1,
         f"balance={r.balance!r} is unknown: use classes or sources, or leave it out": r.balance not in (None, "classes", "sources"),
         f"input={r.input!r} is unknown: use logmel, mfcc, pcen or delta, or leave it out": r.input not in (None, "logmel", "mfcc", "pcen", "delta"),
-        f"rejection={r.rejection!r} is unknown: use {' or '.join(SCORES)}": r.rejection not in SCORES,
+        f"rejection={r.rejection!r} is unknown: use {', '.join(SCORES)}": r.rejection not in SCORES,
         f"{uncounted[:1]} must be a share, 0 to 1": bool(uncounted),
         f"ema={r.ema} must be below 1: 0.99 averages about the last 100 steps": not 0 <= r.ema < 1,
         "mix_clips adds labels up: use it with multilabel, or leave it out": bool(r.mix_clips) and not r.multilabel,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bundle import SCORES, rejection_score
+from .bundle import SCORES, class_means, rejection_score, similarity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,9 +126,10 @@ def familiarity(
     targets: np.ndarray | None = None,  # their class numbers (n,)
 ) -> dict[str, np.ndarray]:  # scores (clips,) by name; in each, higher is more familiar
     "All scores of the same clips, to be compared"
-    scores = {name: rejection_score(name, logits, temperature) for name in SCORES}
+    scores = {name: rejection_score(name, logits, {"temperature": temperature}) for name in SCORES if name != "guided_logit"}
     if embeddings is None: return scores
-    return scores | {"class_distance": class_distance(embeddings, learnt, targets), "nearest_similarity": nearest_similarity(embeddings, learnt)}
+    near = similarity(embeddings, class_means(learnt, targets))
+    return {"guided_logit": rejection_score("guided_logit", logits, {}, near), **scores, "similarity": near, "class_distance": class_distance(embeddings, learnt, targets), "nearest_similarity": nearest_similarity(embeddings, learnt)}
 
 def compare_scores(
     known: Mapping[str, np.ndarray],  # as `familiarity` gives them, of held-out clips of the classes that were learnt

@@ -224,7 +224,7 @@ def front_end(config: SpectrogramConfig # Its kind decides
     ) -> nn.Module: # (batch, samples) to (batch, channels, bands, frames), about 0 ... 1
     "The front end of a kind"
     if config.kind == "wave": return Wave()
-    return dict(logmel=LogMel, mfcc=MFCC, pcen=PCEN, delta=Deltas)[config.kind](config)
+    return {"logmel": LogMel, "mfcc": MFCC, "pcen": PCEN, "delta": Deltas}[config.kind](config)
 
 # %% ../nbs/02_spectrogram.ipynb #dcc3a786
 def to_image(spec: Tensor|np.ndarray # (1, bands, frames) or (bands, frames), 0 ... 1
@@ -291,7 +291,8 @@ def _replace(path: Path, data: bytes) -> None:
 def _convert_one(job: Job, config: SpectrogramConfig) -> str:
     "Write one image; the reason if the clip is bad. A disk that is full is no bad clip, and raises"
     try: image = clip_image(job.path, config, job.start, job.end)
-    except Exception as e: return str(e) if isinstance(e, AudiotagError) else f"{Path(job.path).name} {type(e).__name__}: {e}"
+    except Exception as e: # noqa: BLE001  whatever is wrong with one clip, the others go on
+        return str(e) if isinstance(e, AudiotagError) else f"{Path(job.path).name} {type(e).__name__}: {e}"
     _replace(Path(job.image), png(image, job.mark))
     return ""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .audio import AudiotagError, Source, crops, fit_length, is_silent, load_audio, probe, stream_audio, trim_silence
-from .bundle import Bundle, open_session, probabilities, read_bundle, rejection_score
+from .bundle import Bundle, open_session, probabilities, read_bundle, rejection_score, similarity
 from .hub import fetch_bundle, is_address
 from .timeline import Segment, Timeline, cut_windows  # noqa: F401  (Segment: for who reads a timeline)
 
@@ -95,10 +95,10 @@ class Tagger:
         starts = np.linspace(0, seconds - self.seconds, self.max_crops)
         return np.stack([fit_length(load_audio(source, self.sample_rate, s, s + self.seconds), self.crop) for s in starts]), source
 
-    def _judge(self, logits: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        "Probabilities (n, labels), rejection scores (n,), and whether each sound is known (n,), from logits (n, labels)"
+    def _judge(self, logits: np.ndarray, embeddings: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        "Probabilities (n, labels), rejection scores (n,), and whether each sound is known (n,), from logits (n, labels) and embeddings (n, features)"
         config, rule = self.bundle.config, self.bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
-        scores = rejection_score(rule["score"], logits, config["temperature"], config.get("multilabel", False))
+        scores = rejection_score(rule["score"], logits, config, similarity(embeddings, config["class_means"]) if rule["score"] == "guided_logit" else 1.0)
         probs, marks = probabilities(logits, config), config.get("thresholds")
         passed = scores >= rule["threshold"] if marks is None else (probs >= marks).any(-1)  # several labels a sound: each has its own mark
         return probs, scores, passed & ~silent
@@ -110,7 +110,7 @@ class Tagger:
         "All that the model says about one sound; raises `AudioError` for one that can't be used"
         waves, sound = self._listen(source, max_seconds)
         logits, embedding = (out.mean(0) for out in self._run(waves, "logits", "embedding"))
-        (p,), (score,), (known,) = self._judge(logits[None], np.array([is_silent(waves.ravel())]))
+        (p,), (score,), (known,) = self._judge(logits[None], embedding[None], np.array([is_silent(waves.ravel())]))
         return Prediction(p, logits, embedding, float(score), bool(known), lambda: self.spectrogram(sound))
 
     def best(self,
@@ -151,16 +151,17 @@ class Tagger:
         window = window or self.seconds
         hop = hop or window / 2
         if not 0.01 <= hop <= window: raise AudiotagError(f"window {window:g} s, hop {hop:g} s: the hop must be at least 0.01 s and no longer than the window")
-        length, step, logits, silent = round(window * self.sample_rate), round(hop * self.sample_rate), [], []
+        length, step, answers, silent = round(window * self.sample_rate), round(hop * self.sample_rate), [], []
         windows = cut_windows(stream_audio(source, self.sample_rate), length, step)
         while batch := list(islice(windows, BATCH)):
             cuts = [self._cut(samples, trim=False) for samples in batch]
-            answers = np.split(self._run(np.concatenate(cuts), "logits")[0], np.cumsum([len(c) for c in cuts])[:-1])
-            logits += [answer.mean(0) for answer in answers]
+            ends, parts = np.cumsum([len(c) for c in cuts])[:-1], self._run(np.concatenate(cuts), "logits", "embedding")
+            answers += zip(*([part.mean(0) for part in np.split(out, ends)] for out in parts))
             silent += map(is_silent, batch)
-            seconds = (step * (len(logits) - 1) + len(batch[-1])) / self.sample_rate
+            seconds = (step * (len(answers) - 1) + len(batch[-1])) / self.sample_rate
             if progress: progress(seconds)
-        p, _, known = self._judge(np.stack(logits), np.array(silent))
+        logits, embeddings = map(np.stack, zip(*answers))
+        p, _, known = self._judge(logits, embeddings, np.array(silent))
         return Timeline(p, known, self.labels, length / self.sample_rate, step / self.sample_rate, seconds, on, off)
 
     def _pictures(self, source: Source, output: str) -> Iterator[tuple[np.ndarray, float]]:

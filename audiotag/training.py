@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUDIOSET', 'OUT_OF_FOLD', 'check_learnable', 'teach', 'hold_out', 'train', 'write_bundle', 'inner_splits', 'one_fold',
-           'cross_validate', 'finish', 'run_folder', 'save_array', 'kept_fold', 'together', 'save_out_of_fold',
-           'wrap_pretrained', 'Recipe', 'TrainingError', 'fit', 'make_learner', 'predict_clips', 'recipe_for', 'report']
+           'cross_validate', 'finish', 'run_folder', 'kept_fold', 'together', 'save_out_of_fold', 'wrap_pretrained',
+           'Recipe', 'TrainingError', 'fit', 'make_learner', 'predict_clips', 'recipe_for', 'report']
 
 # %% ../nbs/12_training.ipynb #34d56bdb
 import hashlib
@@ -20,7 +20,7 @@ import pandas as pd
 from fastai.callback.schedule import Learner
 
 from .bundle import read_bundle, save_bundle
-from .calibration import FIGURES, Answers, ask, calibrate, figures, in_words, labels_of, mean_and_spread, report, targets_of
+from .calibration import FIGURES, Answers, ask, calibrate, figures, in_words, labels_of, learnt_means, mean_and_spread, report
 from .datasets import DATASETS, assign_folds, assign_splits
 from .distributed import is_main
 from .learner import Job, begin, fit, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
@@ -102,12 +102,13 @@ def train(
     check_learnable(table, recipe.multilabel)
     learn, history = teach(table, recipe, labels, job)
     valid, test = (table[table.split == name] for name in ("valid", "test"))
-    known = ask(learn.model, valid, recipe, job_config(recipe, job), labels, device)
-    fitted = calibrate(*known.both(), score=recipe.rejection)
-    held = known if test.empty else ask(learn.model, test, recipe, job_config(recipe, job), labels, device)
+    means = learnt_means(learn.model, table[table.split == "train"], recipe, job_config(recipe, job), labels, device)
+    known = ask(learn.model, valid, recipe, job_config(recipe, job), labels, means, device)
+    fitted = calibrate(*known.both(), score=recipe.rejection, near=known.near)
+    held = known if test.empty else ask(learn.model, test, recipe, job_config(recipe, job), labels, device=device)
     metrics = {"split": "valid" if test.empty else "test", **figures(held, labels, fitted)}
     result = {"metrics": metrics, "history": history, "seconds": round(time.perf_counter() - began, 1), "out": str(out or "")}
-    if out and is_main(): write_bundle(out, learn, recipe, job_config(recipe, job), labels, table[table.split != "test"], metrics, fitted, command, history, start)
+    if out and is_main(): write_bundle(out, learn, recipe, job_config(recipe, job), labels, table[table.split != "test"], metrics, fitted, means, command, history, start)
     return result
 
 
@@ -124,6 +125,7 @@ def write_bundle(
     learnt_from: pd.DataFrame,  # the clips that shaped the weights, or chose among them
     metrics: dict,
     fitted: dict,  # temperature and rejection
+    means: np.ndarray | None,  # (labels, features), from `learnt_means`
     command: str,
     history: list[dict],
     start: Path | None = None,  # the bundle it started from
@@ -137,7 +139,7 @@ def write_bundle(
     return save_bundle(out, learn.model, name=Path(out).name, labels=labels, config=config, crop_seconds=recipe.crop_seconds,
                        max_crops=recipe.max_crops, multilabel=recipe.multilabel, learner=learn, metrics=metrics, recipe=asdict(recipe),
                        trained_on={**before["trained_on"], dataset: sorted(learnt_from.clip_id)}, datasets=[described, *others],
-                       command=command, history=history, **fitted)
+                       class_means=None if means is None else means.round(5).tolist(), command=command, history=history, **fitted)
 
 # %% ../nbs/12_training.ipynb #d8067193
 def inner_splits(clips: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
@@ -155,8 +157,10 @@ def one_fold(
 ) -> Answers:
     "What a network that has learnt from the other folds says of the clips in `fold`"
     held = (table.fold == fold).to_numpy(bool)
-    learn, _ = teach(inner_splits(table[~held], recipe), recipe, labels, job)
-    return ask(learn.model, table[held], recipe, job_config(recipe, job), labels, job.device)
+    clips, config = inner_splits(table[~held], recipe), job_config(recipe, job)
+    learn, _ = teach(clips, recipe, labels, job)
+    means = learnt_means(learn.model, clips[clips.split == "train"], recipe, config, labels, job.device)
+    return ask(learn.model, table[held], recipe, config, labels, means, job.device)
 
 
 def cross_validate(
@@ -178,23 +182,25 @@ def cross_validate(
     table, labels = assign_folds(table, folds, recipe.seed), labels_of(table, recipe.multilabel)
     job, kept, rows, parts = Job(start, images, None, device, workers, fp16), run_folder(table, recipe, folds, start, runs), [], {}
     for fold in sorted(table.fold.unique()):
-        parts[fold] = kept_fold(kept / f"fold-{fold}.npy", table, recipe, fold, labels, job)
+        parts[fold] = kept_fold(kept / f"fold-{fold}.npz", table, recipe, fold, labels, job)
         found = figures(parts[fold], labels)
         rows.append({"fold": int(fold)} | {k: found[k] for k in ("clips", *FIGURES) if k in found})
         if is_main(): print(f"fold {fold}: {in_words(rows[-1])} on {found['clips']} clips", file=sys.stderr)
     whole = together(table, parts)
-    fitted = calibrate(*whole.both(), score=recipe.rejection)
+    fitted = calibrate(*whole.both(), score=recipe.rejection, near=whole.near)
     metrics = {"split": "out-of-fold", **figures(whole, labels, fitted)}
     if out:
         finish(table, recipe, labels, job, out, metrics, fitted, command)
-        if is_main(): save_out_of_fold(Path(out) / OUT_OF_FOLD, table, whole.logits, labels)
+        if is_main(): save_out_of_fold(Path(out) / OUT_OF_FOLD, table, whole, labels)
     return {"folds": rows, **mean_and_spread(rows), "metrics": metrics, "runs": str(kept), "out": str(out or "")}
 
 
 def finish(table: pd.DataFrame, recipe: Recipe, labels: list[str], job: Job, out: Path, metrics: dict, fitted: dict, command: str) -> None:
     "The bundle that learns from every clip, with the out-of-fold figures"
-    learn, history = teach(inner_splits(table, recipe), recipe, labels, job)
-    if is_main(): write_bundle(out, learn, recipe, job_config(recipe, job), labels, table, metrics, fitted, command, history, job.start)
+    clips, config = inner_splits(table, recipe), job_config(recipe, job)
+    learn, history = teach(clips, recipe, labels, job)
+    means = learnt_means(learn.model, clips[clips.split == "train"], recipe, config, labels, job.device)
+    if is_main(): write_bundle(out, learn, recipe, config, labels, table, metrics, fitted, means, command, history, job.start)
 
 # %% ../nbs/12_training.ipynb #d85d635d
 OUT_OF_FOLD = "out_of_fold.csv"
@@ -209,36 +215,31 @@ def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Pat
     return folder
 
 
-def save_array(file: Path, values: np.ndarray) -> None:
-    "Write an array whole or not at all"
-    part = file.with_suffix(".part")
-    with part.open("wb") as f: np.save(f, values)
-    part.replace(file)
-
-
 def kept_fold(file: Path, table: pd.DataFrame, recipe: Recipe, fold: int, labels: list[str], job: Job) -> Answers:
-    "The answers for a fold: from the disk, or from a training whose answers then lie there"
-    mixes = file.with_name(file.name.replace("fold", "mixes"))
-    if not file.exists() or recipe.multilabel and not mixes.exists():
-        answers = one_fold(table, recipe, fold, labels, job)
-        if answers.mixes is not None: save_array(mixes, answers.mixes)
-        save_array(file, answers.logits)
-    return Answers(np.load(file), targets_of(table[table.fold == fold], labels, recipe.multilabel), np.load(mixes) if recipe.multilabel else None)
+    "The answers for a fold: from the disk, or from a training whose answers then lie there, whole or not at all"
+    if file.exists():
+        with np.load(file) as kept: return Answers(**kept)
+    answers, part = one_fold(table, recipe, fold, labels, job), file.with_suffix(".part")
+    if is_main():
+        with part.open("wb") as f: np.savez(f, **{name: values for name, values in answers._asdict().items() if values is not None})
+        part.replace(file)
+    return answers
 
 
 def together(table: pd.DataFrame, parts: dict[int, Answers]) -> Answers:
     "The answers of all folds, in the order of the table"
-    first, fold = next(iter(parts.values())), table.fold.to_numpy()
-    logits, targets = (np.zeros((len(table), *like.shape[1:]), like.dtype) for like in first[:2])
-    for number, part in parts.items(): logits[fold == number], targets[fold == number] = part.logits, part.targets
-    return Answers(logits, targets, None if first.mixes is None else np.concatenate([part.mixes for part in parts.values()], axis=1))
+    order = np.concatenate([np.flatnonzero(table.fold == fold) for fold in parts]).argsort()
+    logits, targets, near, mixes = zip(*parts.values())
+    return Answers(np.concatenate(logits)[order], np.concatenate(targets)[order], None if near[0] is None else np.concatenate(near)[order],
+                   None if mixes[0] is None else np.concatenate(mixes, axis=1))
 
 
-def save_out_of_fold(file: Path, table: pd.DataFrame, logits: np.ndarray, labels: list[str]) -> Path:
-    "A line a clip: clip_id, source_id, fold, label, and each label's logit with 5 significant digits"
+def save_out_of_fold(file: Path, table: pd.DataFrame, answers: Answers, labels: list[str]) -> Path:
+    "A line a clip: clip_id, source_id, fold, label, similarity to the nearest class mean, and each label's logit, with 5 significant digits"
     about = table[["clip_id", "source_id", "fold", "label"]].reset_index(drop=True)
+    if answers.near is not None: about["similarity"] = answers.near
     part = file.with_name(f".{file.name}.part")
-    pd.concat([about, pd.DataFrame(logits, columns=labels)], axis=1).to_csv(part, index=False, float_format="%.5g")
+    pd.concat([about, pd.DataFrame(answers.logits, columns=labels)], axis=1).to_csv(part, index=False, float_format="%.5g")
     return part.replace(file)
 
 # %% ../nbs/12_training.ipynb #a2261a7a

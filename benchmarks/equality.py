@@ -45,7 +45,7 @@ def compare(folder: Path, paths: list[str]) -> dict:
     learn, tagger = load_learner(folder / "learner.pkl"), Tagger.load(folder, threads=1)
     config = SpectrogramConfig.from_dict(tagger.bundle.spectrogram)
     table = pd.DataFrame({"path": paths, "start": np.nan, "end": np.nan})
-    whole = predict_clips(learn.model, table, config, tagger.seconds, tagger.max_crops, device=torch.device("cpu"))
+    whole, _ = predict_clips(learn.model, table, config, tagger.seconds, tagger.max_crops, device=torch.device("cpu"))
     served = np.stack([tagger.predict(path).logits for path in paths])
     with torch.inference_mode(): one = [learn.model(learn.dls.test_dl([path]).one_batch()[0])[0].numpy() for path in paths]
     from audiotag.audio import read_clip

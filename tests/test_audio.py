@@ -153,8 +153,7 @@ def test_missing_folder_and_closed(tmp_path):
     fails(tmp_path/"gone.wav", "is not there")
     (tmp_path/"folder.wav").mkdir()
     fails(tmp_path/"folder.wav", "is a folder")
-    closed = open(tmp_path/"x.wav", "wb+")
-    closed.close()
+    with open(tmp_path/"x.wav", "wb+") as closed: pass
     with pytest.raises(AudioError, match="x.wav can't be read"): load_audio(closed)
 
 
@@ -175,7 +174,7 @@ def test_absurd_rate(rate):
 
 # odd, but sound
 
-@pytest.mark.parametrize("kw", [dict(subtype="PCM_24"), dict(subtype="PCM_32"), dict(subtype="FLOAT"), dict(subtype="DOUBLE"), dict(subtype="PCM_U8"), dict(subtype="ALAW"), dict(subtype="IMA_ADPCM")])
+@pytest.mark.parametrize("kw", [{"subtype": "PCM_24"}, {"subtype": "PCM_32"}, {"subtype": "FLOAT"}, {"subtype": "DOUBLE"}, {"subtype": "PCM_U8"}, {"subtype": "ALAW"}, {"subtype": "IMA_ADPCM"}])
 def test_widths(kw):
     samples = load_audio(encoded("wav", tone(), **kw))
     assert samples.dtype == np.float32 and abs(len(samples)-RATE) < 1100
@@ -279,7 +278,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)//1024)
 
 
 def in_a_fresh_process(what, path):
-    result = subprocess.run([sys.executable, "-c", BOMB, what, path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", BOMB, what, path], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     said, megabytes = result.stdout.splitlines()
     return said, int(megabytes)
@@ -340,7 +339,7 @@ def test_hour_of_wav_streams_in_constant_memory(tmp_path):
 
 def test_serving_imports_stay_light():
     code = "import sys, audiotag.audio; print(sorted({'torch', 'librosa', 'pandas', 'matplotlib', 'av', 'fastai'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "[]", result.stderr
 
 

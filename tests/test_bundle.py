@@ -92,6 +92,22 @@ with torch.no_grad(): np.save(sys.argv[3], np.stack([m.eval()(wave).numpy() for 
 """
 
 
+def test_a_sound_far_from_every_class_mean_is_unknown_however_sure_the_network_is(tmp_path):
+    "guided_logit: the largest logit's lead, times the cosine to the nearest class mean"
+    sounds = {hz: tone(hz) for hz in (150, 1500, 6000)}
+    heard = [Tagger.load(save_tiny(tmp_path / "plain")).predict((sound, 32000)) for sound in sounds.values()]
+    means = np.stack([said.embedding / np.linalg.norm(said.embedding) for said in heard])
+    tagger = Tagger.load(save_tiny(tmp_path / "guided", rejection={"score": "guided_logit", "threshold": 0.8 * min(float(h.logits.max() - h.logits.mean()) for h in heard)}, class_means=means.tolist()))
+    for said, (hz, sound) in zip(heard, sounds.items()):
+        tags = tagger.tag((sound, 32000))
+        assert tags.known and tags.score == pytest.approx(said.logits.max() - said.logits.mean(), rel=1e-4), hz
+    window = tagger.timeline((np.concatenate([sounds[150], np.zeros(64000, "float32")]), 32000))
+    assert window.known[0] and not window.known[-1]
+    far = save_tiny(tmp_path / "far", rejection={"score": "guided_logit", "threshold": tags.score / 2}, class_means=(-means).tolist())
+    assert not Tagger.load(far).tag((sounds[6000], 32000)).known
+    with pytest.raises(BundleError, match="2 class means for 3 labels"): save_tiny(tmp_path / "few", rejection={"score": "guided_logit", "threshold": 1.0}, class_means=means[:2].tolist())
+
+
 def test_learner_weights_and_graph_agree_in_fresh_processes(tmp_path):
     wave = np.random.default_rng(0).standard_normal((3, 32000)).astype("float32") / 10
     np.save(tmp_path / "wave.npy", wave)

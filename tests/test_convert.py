@@ -25,7 +25,7 @@ def make_clips(folder, n, seconds=.3, rate=32000):
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder/f"clip{i:03}.wav" for i in range(n)]
     for i, path in enumerate(paths): sf.write(path, np.random.default_rng(i).normal(0, .1, round(seconds*rate)), rate)
-    return pd.DataFrame(dict(path=[str(p) for p in paths], label=["noise"]*n))
+    return pd.DataFrame({"path": [str(p) for p in paths], "label": ["noise"]*n})
 
 
 def images(out):
@@ -126,9 +126,9 @@ def test_bad_clips_are_listed_and_never_fatal(tmp_path):
 
 def test_odd_clips(tmp_path):
     "Silent, 5 ms, 48 kHz with eight channels: images all the same"
-    sounds = dict(silent=(np.zeros(9600), 32000), short=(np.random.default_rng(0).normal(0, .1, 160), 32000), many=(np.random.default_rng(0).normal(0, .1, (4800, 8)), 48000))
+    sounds = {"silent": (np.zeros(9600), 32000), "short": (np.random.default_rng(0).normal(0, .1, 160), 32000), "many": (np.random.default_rng(0).normal(0, .1, (4800, 8)), 48000)}
     for name, (x, rate) in sounds.items(): sf.write(tmp_path/f"{name}.wav", x, rate)
-    table = pd.DataFrame(dict(path=[str(tmp_path/f"{name}.wav") for name in sounds]))
+    table = pd.DataFrame({"path": [str(tmp_path/f"{name}.wav") for name in sounds]})
     assert convert(table, tmp_path/"out", CONFIG) == (3, 0, 0)
     assert Image.open(tmp_path/"out/many.png").width == 11
 
@@ -188,7 +188,7 @@ def test_killed_in_the_middle(tmp_path):
     assert not (out/"clips.csv").exists() and not (out/"config.json").exists()
     for name in there: np.asarray(Image.open(out/name))
     (out/".clip000.png.99999.part").write_bytes(b"half an image")
-    result = subprocess.run([sys.executable, "-c", RUN, str(tmp_path/"table.csv"), str(out)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run([sys.executable, "-c", RUN, str(tmp_path/"table.csv"), str(out)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
     assert result.stdout.strip() == f"Converted(done={200-len(there)}, skipped={len(there)}, failed=0)", result.stderr
     assert result.stderr == "" # no progress bar outside a terminal
     after = images(out)

@@ -113,13 +113,15 @@ def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
     table = pd.DataFrame({"clip_id": [f"c{i}" for i in range(40)], "label": ["a", "b"] * 20, "source_id": [f"s{i // 2}" for i in range(40)], "verified": True, "split": "", "path": "x",
                           "start": np.nan, "end": np.nan}).assign(fold=pd.NA)
     monkeypatch.setattr(training, "fit", lambda *_: [])
+    monkeypatch.setattr(training, "learnt_means", lambda model, table, *_: remembered.append(table))
     monkeypatch.setattr(training, "ask", lambda model, table, *_: asked.append(table) or Answers(np.zeros((len(table), 2)), np.zeros(len(table), int)))
     for recipe in (training.Recipe(), training.Recipe(patience=3), training.Recipe(patience=3, wrong_labels=0.3)):
-        seen, asked = [], []
+        seen, asked, remembered = [], [], []
         monkeypatch.setattr(training, "begin", lambda table, *_, seen=seen: seen.append(table) or type("L", (), {"model": None}))
         folded = training.assign_folds(table, 4)
         for fold in (1, 2, 3, 4): training.one_fold(folded, recipe, fold, ["a", "b"])
-        for learnt, held in zip(seen, asked):
+        for learnt, held, means in zip(seen, asked, remembered, strict=True):
+            assert set(means.source_id) <= set(learnt.source_id[learnt.split == "train"])
             assert not set(learnt.source_id) & set(held.source_id)
             assert (learnt.split == "valid").any() == bool(recipe.patience)
             assert set(learnt.source_id[learnt.split == "valid"]).isdisjoint(learnt.source_id[learnt.split == "train"])
