@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,10 @@ def find_bundles(
 ) -> dict[str, Path]:  # folder by name, sorted
     "The folders in `folder` that hold a bundle, whole or not"
     return {p.parent.name: p.parent for p in sorted(Path(folder).glob(f"*/{CONFIG}")) if not p.parent.name.startswith(".")}
+
+def _as_text(about: Mapping[str, Any]) -> str:
+    "JSON for people: a list of numbers takes one line"
+    return re.sub(r"\[\n([-+.\de,\s]+)\]", lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]", json.dumps(about, indent=1, ensure_ascii=False))
 
 def _digest(data: bytes) -> dict: return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
@@ -281,7 +286,7 @@ def save_bundle(
         for file, data in files.items(): _write(new / file, data)
         if learner is not None: learner.export(new / LEARNER)
         about["files"] = {file: _digest(files[file]) for file in (ONNX, WEIGHTS)}
-        _write(new / CONFIG, json.dumps(about, indent=1, ensure_ascii=False).encode())
+        _write(new / CONFIG, _as_text(about).encode())
     return folder
 
 def update_bundle(
@@ -296,7 +301,7 @@ def update_bundle(
         for file in place.iterdir():
             if file.name not in (CONFIG, CARD): shutil.copy2(file, new / file.name)
         _write(new / CARD, model_card(about).encode())
-        _write(new / CONFIG, json.dumps(about, indent=1, ensure_ascii=False).encode())
+        _write(new / CONFIG, _as_text(about).encode())
     return read_bundle(folder)
 
 def load_model(

@@ -191,7 +191,7 @@ def _balance(clips: Sequence[Clip], by: str | None) -> list[float]:
 class SampledDL(TfmdDL):
     "Draws clips with replacement by `weights`; shuffles them where it has none"
     weights: list[float] | None = None
-    drawn: list[int] = []  # what this epoch's batches are made of, in their order
+    drawn: Sequence[int] = ()  # what this epoch's batches are made of, in their order
 
     def get_idxs(self):
         self.drawn = super().get_idxs()

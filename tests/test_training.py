@@ -1,6 +1,7 @@
 """Every way to train, from the command to a bundle that `tag` reads; and what can't be trained gets one line"""
 import csv
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -98,6 +99,16 @@ def test_what_cannot_be_trained(audiotag, clips, tmp_path, args, said):
 def test_images_of_another_front_end(audiotag, clips, tmp_path):
     audiotag("convert", clips, "--out", tmp_path, "--json")
     with pytest.raises(AudiotagError, match="other settings"): audiotag("train", clips, "--images", tmp_path, "--input", "pcen", *QUICK)
+
+
+@pytest.mark.parametrize("options", [[], ["--folds", "3"]])
+def test_broken_clips_are_left_out_before_any_training(audiotag, clips, tmp_path, options):
+    shutil.copytree(clips, tmp_path / "in")
+    for i, label in enumerate(("hum", "tone", "whistle") * 2): (tmp_path / "in" / label / f"broken-{label}-{i}.wav").write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt " + bytes(i))
+    with pytest.warns(UserWarning, match="6 of 24 clips are left out: broken"):
+        result = audiotag("train", tmp_path / "in", "--out", tmp_path / "bundle", "--runs", tmp_path / "runs", *QUICK, *options)
+    learnt = json.loads((tmp_path / "bundle" / "config.json").read_text())["trained_on"]
+    assert 0 < result["metrics"]["clips"] <= 18 and not any("broken" in clip for ids in learnt.values() for clip in ids)
 
 
 def test_one_class_only(audiotag, clips, tmp_path):
