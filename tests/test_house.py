@@ -59,6 +59,7 @@ def test_the_citation_has_its_keys_and_the_version():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_small_and_their_outputs_clean(path):
     assert path.stat().st_size <= MEGABYTES*1e6
+    assert all("".join(c["source"]).strip() for c in cells(path)), "an empty cell"
     outputs = [o for c in cells(path) for o in c.get("outputs", [])]
     text = "\n".join("".join(o.get("text", [])) + "".join(o.get("data", {}).get("text/plain", [])) for o in outputs)
     assert re.findall(r"/(?:work|home|root|tmp|Users)/\S*|\w*Warning:.*", text) == []
