@@ -127,7 +127,7 @@ class Report:
 def _job(tagger: Tagger, top: int) -> dict[str, Any]:
     "What a row depends on besides its file"
     config = tagger.bundle.config
-    return {"top": top, **{k: config.get(k) for k in ("labels", "temperature", "rejection", "crop_seconds", "max_crops", "trim_db")}, "model": config.get("files", {}).get("model.onnx")}
+    return {"top": top, **{k: config.get(k) for k in ("labels", "multilabel", "temperature", "rejection", "thresholds", "crop_seconds", "max_crops", "trim_db")}, "model": config.get("files", {}).get("model.onnx")}
 
 def _find(files: str | Path | Sequence[str | Path]) -> list[str]:
     "Every path once, in the order of their bytes"
@@ -154,7 +154,8 @@ def _write_table(rows: Iterable[Row], out: str, writer: Callable, top: int) -> N
 def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
     "The journal beside the output; in the working folder where that is remote"
     file = Path(f"{Path(out).name if '://' in out else out}.part")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try: file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ArchiveError(f"{file.parent} can't be made a folder for the table ({e.strerror}): choose another place") from None
     return Journal(file, _job(tagger, top))
 
 def tag_files(
@@ -174,9 +175,8 @@ def tag_files(
     paths = _find(files)
     journal = _open_journal(out, tagger, top)
     try:
-        done = journal.done()
+        done, failed = journal.done(), {}
         todo = [path for path in paths if path not in done]
-        failed = {row["path"]: row["error"] for row in journal.rows(paths) if row["error"]}
         reused = count = len(paths) - len(todo)
         chunks = [todo[i:i+CHUNK] for i in range(0, len(todo), CHUNK)]
         for rows in engine(chunks, str(tagger.bundle.folder.absolute()), top, workers or cores()) if chunks else ():

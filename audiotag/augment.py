@@ -137,9 +137,10 @@ class LowPass(BatchRandTransform):
 def coloured_noise(
     color: Tensor,  # (clips, 1): power falls with frequency to this power; 0 is white, 1 pink, 2 brown
     samples: int,  # length
+    flat: int = 1,  # up to this frequency, in steps of 1/length, it is white
 ) -> Tensor:  # (clips, samples), RMS 1
     "Gaussian noise, shaped in the frequency domain (Timmer and Koenig 1995)"
-    frequencies = torch.arange(samples // 2 + 1, device=color.device).clamp(min=1)
+    frequencies = torch.arange(samples // 2 + 1, device=color.device).clamp(min=max(flat, 1))
     spectrum = torch.randn(len(color), len(frequencies), dtype=torch.complex64, device=color.device) * frequencies ** (-color / 2)
     noise = torch.fft.irfft(spectrum, samples)
     return noise / noise.square().mean(-1, keepdim=True).sqrt()

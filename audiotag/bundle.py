@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SCORES', 'FORMAT', 'CONFIG', 'ONNX', 'WEIGHTS', 'LEARNER', 'CARD', 'NUMBER', 'FIELDS', 'BundleError', 'softmax',
            'probabilities', 'class_means', 'similarity', 'rejection_score', 'Bundle', 'find_bundles', 'read_bundle',
-           'open_session', 'save_bundle', 'update_bundle', 'load_model']
+           'open_session', 'check_place', 'save_bundle', 'update_bundle', 'load_model']
 
 # %% ../nbs/11_bundle.ipynb #92a77619
 import ctypes
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -129,18 +130,27 @@ def _as_text(about: Mapping[str, Any]) -> str:
 
 def _digest(data: bytes) -> dict: return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-def _is_field(value: Any, kind: type | tuple) -> bool: return isinstance(value, kind) and not isinstance(value, bool) and bool(value)
+def _is_number(value: Any) -> bool: return isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < math.inf  # NaN is none
+
+def _is_field(value: Any, kind: type | tuple) -> bool: return isinstance(value, kind) and bool(value) and (_is_number(value) or not isinstance(value, NUMBER))
+
+def _unsound(config: dict) -> list[str]:
+    "The fields without a value that serving can use"
+    wrong = [key for key, kind in FIELDS.items() if not _is_field(config.get(key), kind)]
+    wrong += [key for key in ("files", "rejection") if not isinstance(config.get(key, {}), dict) and (key == "files" or config[key] is not None)]
+    if config.get("trim_db") is not None and not _is_number(config["trim_db"]): wrong.append("trim_db")
+    return wrong if wrong or _is_field(config["spectrogram"].get("hop_length"), int) else ["hop_length"]
 
 def _fault(config: Any) -> str | None:
     "What is wrong with a config, in words"
     if not isinstance(config, dict) or "format" not in config: return "is no bundle's: it has no format number"
     if config["format"] != FORMAT: return f"has format {config['format']}, and this audiotag reads format {FORMAT}: update audiotag, or export the model again"
-    if wrong := [key for key, kind in FIELDS.items() if not _is_field(config.get(key), kind)]: return f"lacks a sound value for {wrong[0]!r}: export the model again"
+    if wrong := _unsound(config): return f"lacks a sound value for {wrong[0]!r}: export the model again"
     labels, rejection, outputs = config["labels"], config.get("rejection"), config.get("outputs", len(config["labels"]))
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels): return "has labels that are no different names: export the model again"
     if outputs != len(labels): return f"names {len(labels)} labels, and the model has {outputs} outputs: export the model again"
-    if min(config["sample_rate"], config["crop_seconds"], config["max_crops"], config["temperature"]) <= 0: return "has a rate, length or temperature that isn't above zero: export the model again"
-    if rejection and (rejection.get("score") not in SCORES or not isinstance(rejection.get("threshold"), NUMBER)):
+    if min(config["sample_rate"], config["crop_seconds"], config["max_crops"], config["temperature"], config["spectrogram"]["hop_length"]) <= 0: return "has a rate, length or temperature that isn't above zero: export the model again"
+    if rejection and (rejection.get("score") not in SCORES or not _is_number(rejection.get("threshold"))):
         return f"has a rejection rule that this audiotag doesn't know ({rejection}): update audiotag"
     if rejection and rejection["score"] == "guided_logit" and len(config.get("class_means") or []) != len(labels):
         return f"has {len(config.get('class_means') or [])} class means for {len(labels)} labels: export the model again"
@@ -240,7 +250,10 @@ def _plain_errors(folder: Path) -> Iterator[None]:
         if "inline_container" not in str(e) and "PytorchStreamWriter" not in str(e): raise
         raise BundleError(f"{folder} can't be written (the disk is full?): free some space, or choose another --out; what was there is unchanged") from None
 
-def _check_place(folder: Path) -> None:
+def check_place(
+    folder: Path,  # where a bundle shall go
+) -> None:
+    "Raise `BundleError` where something else is in its place"
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists(): raise BundleError(f"{folder} holds other things than a bundle: choose another --out")
     if folder.exists() and not folder.is_dir(): raise BundleError(f"{folder} is a file: choose another --out")
 
@@ -274,7 +287,7 @@ def save_bundle(
 ) -> Path:  # the folder
     "Export, verify and write a bundle; raises `AudiotagError` and leaves an old one as it was where anything fails"
     folder, crop_samples = Path(folder).absolute(), round(crop_seconds * config.sample_rate)
-    _check_place(folder)
+    check_place(folder)
     graph = export_onnx(config, model, crop_samples)
     about = {"format": FORMAT, "name": name, "labels": list(labels), "outputs": model.head.out_features, "multilabel": multilabel, "sample_rate": config.sample_rate,
         "crop_seconds": crop_seconds, "max_crops": max_crops, "trim_db": config.trim_db, "spectrogram": {**config.to_dict(), "frequencies": [round(float(f), 2) for f in config.frequencies()]},

@@ -20,6 +20,7 @@ from torch import nn
 
 from .audio import fit_length, read_clip
 from .bundle import class_means, probabilities, rejection_score, similarity
+from .clips import several
 from .distributed import local_device
 from .learner import predict_clips
 from .metrics import lwlrap, score
@@ -32,7 +33,7 @@ def labels_of(
     multilabel: bool = False,  # several labels a clip, with commas between
 ) -> list[str]:
     "The labels in order"
-    return sorted(set(table.label.str.split(",").explode()) if multilabel else set(table.label))
+    return sorted(set(table.label.map(several).explode()) if multilabel else set(table.label))
 
 
 def targets_of(
@@ -42,7 +43,7 @@ def targets_of(
 ) -> np.ndarray:  # (clips,) indices, or (clips, labels) of 0 and 1
     "The index in `labels` of each clip's label, or which of them hold"
     if not multilabel: return pd.Categorical(table.label, categories=labels).codes.astype(int)
-    return np.array([[label in own for label in labels] for own in table.label.str.split(",")], "float32")
+    return np.array([[label in own for label in labels] for own in table.label.map(several)], "float32")
 
 # %% ../nbs/11f_calibration.ipynb #ee80262e
 PRIOR = 0.5  # standard deviation of the temperature's logarithm, before any clip was heard

@@ -9,6 +9,7 @@ __all__ = ['Progress', 'AverageWeights', 'made_noise', 'OutlierExposure', 'MaskL
 import sys
 import time
 from copy import deepcopy
+from math import isfinite
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from .augment import coloured_noise
 from .distributed import is_main
+from .recipe import TrainingError
 from .spectrogram import SpectrogramConfig, front_end
 
 # %% ../nbs/11d_callbacks.ipynb #ea363d45
@@ -44,6 +46,7 @@ class Progress(Callback):
         row = {k: round(float(v), 4) for k, v in zip(self.recorder.metric_names[1:], self.recorder.values[-1]) if v is not None}
         self.history.append({"epoch": len(self.history) + 1, **row, "seconds": round(time.perf_counter() - self.started, 1)})
         if is_main(): print("  ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items()), file=sys.stderr)
+        if not isfinite(row["train_loss"]): raise TrainingError("the loss isn't a number any more: train with a lower lr")
         self._compare(row.get("map3", -row.get("valid_loss", 0.0)))
         if self.patience and self.stale >= self.patience: raise CancelFitException
 
@@ -97,7 +100,8 @@ def made_noise(
 ) -> Tensor:  # (clips, samples) in -1 ... 1
     "Noise of random colour, at a random level of -80 to -3 dB; a quarter is silence"
     level = 10 ** (torch.empty(clips, 1).uniform_(-80, -3) / 20) * (torch.rand(clips, 1) > .25)
-    return (coloured_noise(2 * torch.rand(clips, 1), samples) * level).clamp(-1, 1)
+    unheard = samples // 1600  # 1/800 of the highest frequency: 20 Hz at 32 kHz. There brown noise would have nearly all its power
+    return (coloured_noise(2.5 * torch.rand(clips, 1), samples, unheard) * level).clamp(-1, 1)
 
 
 class OutlierExposure(Callback):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'VERIFIED', 'SPLITS', 'COLUMNS', 'DatasetError', 'DatasetWarning', 'Report', 'read_rows', 'as_words',
-           'as_numbers', 'is_audio', 'walk', 'clips_table']
+           'as_numbers', 'is_audio', 'walk', 'several', 'clips_table']
 
 # %% ../nbs/02a_clips.ipynb #893386cd
 import os
@@ -140,6 +140,11 @@ def _clip_ids(rows: pd.DataFrame) -> pd.Series:
     ids = pd.Series([os.path.splitext(f)[0] for f in rows.fname], rows.index)
     ids = ids.mask(ids.duplicated(keep=False), rows.fname)
     return ids.mask(ids.duplicated(keep=False), ids+"@"+rows.get("start", "").astype(str)+"-"+rows.get("end", "").astype(str)) if ids.duplicated().any() else ids
+
+def several(label: str # "tone, hum"
+    ) -> tuple[str, ...]: # ("tone", "hum")
+    "The labels of a clip for which several may hold, as written with commas between"
+    return tuple(dict.fromkeys(filter(None, map(str.strip, label.split(",")))))
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     "The columns of the contract in their order and types, then the others"

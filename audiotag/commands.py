@@ -77,7 +77,7 @@ def train(
     from audiotag.recipe import recipe_for
     given = {"arch": arch, "weights": weights, "input": input and input.value, "multilabel": multilabel or None, "epochs": epochs, "lr": lr, "seed": seed}
     changes = {k: str(v) for k, v in given.items() if v is not None} | dict(map(pair, settings or []))
-    table = chosen(dataset, data, min_clips, without)
+    table = chosen(dataset, data, min_clips, multilabel, without)
     recipe = recipe_for(changes, len(table), start)
     job = {"start": start, "images": images, "device": device, "workers": workers, "fp16": fp16, "command": shlex.join(["audiotag", *sys.argv[1:]])}
     result = trained(table, recipe, out, runs, folds, test_fold, seeds, job)
@@ -85,11 +85,12 @@ def train(
     if is_main(): show(result, as_json, text)
 
 
-def chosen(dataset: str, data: Path, min_clips: int, without: str | None) -> "DataFrame":
-    "The clips to train on"
+def chosen(dataset: str, data: Path, min_clips: int, multilabel: bool, without: str | None) -> "DataFrame":
+    "The clips to train on; says which labels are left out"
     from audiotag.datasets import min_clips as with_clips
     from audiotag.datasets import read_dataset
-    table = with_clips(read_dataset(dataset, data), min_clips)
+    table = with_clips(read_dataset(dataset, data), min_clips, multilabel)
+    if rare := table.attrs["report"].left_out: say(f"left out, with fewer than {min_clips} clips: {', '.join(rare)}")
     return leave_out(table, read_dataset(without, data), without) if without else table
 
 

@@ -35,6 +35,7 @@ from tqdm.auto import tqdm
 
 from .audio import AudiotagError, read_clip
 from .augment import TensorLogMel
+from .clips import several
 from .spectrogram import SpectrogramConfig, clip_image, front_end
 
 # fastxtend can only be imported after audiotag.augment
@@ -78,7 +79,7 @@ def table_clips(
     "The rows of a table as items of a data loader; raises `LoaderError` for a column or an image that is missing"
     if missing := {"clip_id", "path", "label", "split", "start", "end", "source_id"} - set(table.columns):
         raise LoaderError(f"the table of clips has no column {min(missing)!r}: read it with audiotag.datasets")
-    labels = [tuple(label.split(",")) if multilabel else label for label in table["label"]]
+    labels = [several(label) if multilabel else label for label in table["label"]]
     times = [[None if pd.isna(t) else float(t) for t in pair] for pair in zip(table["start"], table["end"])]
     places = [(path, *pair) for path, pair in zip(table["path"], times)]
     if images is not None: places = [path and (path, None, None) for path in _images(table, Path(images), config)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FSD_META', 'URBAN_SECONDS', 'DATASETS', 'read_fsdkaggle2018', 'read_urbansound8k', 'read_esc50', 'read_folder',
-           'read_csv', 'DatasetInfo', 'read_dataset', 'assign_splits', 'assign_folds', 'hold_out', 'min_clips']
+           'read_csv', 'DatasetInfo', 'read_dataset', 'assign_splits', 'assign_folds', 'min_clips']
 
 # %% ../nbs/03_datasets.ipynb #363c4b9b
 import os
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .clips import SPLITS, VERIFIED, DatasetError, as_numbers, as_words, clips_table, is_audio, read_rows, walk
+from .clips import SPLITS, VERIFIED, DatasetError, as_numbers, as_words, clips_table, is_audio, read_rows, several, walk
 
 # %% ../nbs/03_datasets.ipynb #1a6cc8b0
 def _root(folder: str|Path) -> str:
@@ -220,23 +220,16 @@ def assign_folds(table: pd.DataFrame, # The table of clips
     part = (groups.column+groups.stratum) % folds + 1 # turned a step each stratum, so that small ones spread
     return table.assign(fold=table.source_id.map(part).where(free).astype("Int64"))
 
-def hold_out(table: pd.DataFrame, # The table of clips, with folds
-    fold: int # The one to validate on
-    ) -> pd.DataFrame: # A copy with that fold as valid, the others as train; test clips stay
-    "One round of cross-validation; raises `DatasetError` for a fold that isn't there"
-    there = sorted(table.fold.dropna().unique().tolist())
-    if fold not in there: raise DatasetError(f"fold {fold} is not in the table: it has {', '.join(map(str, there)) or 'none, use assign_folds first'}")
-    side = pd.Series(np.where((table.fold == fold).fillna(False), "valid", "train"), table.index)
-    return table.assign(split=table.split.mask(table.split != "test", side))
-
 # %% ../nbs/03_datasets.ipynb #985c55b2
 def min_clips(table: pd.DataFrame, # The table of clips
-    n: int # Fewest clips, test set aside, that a label needs
+    n: int, # Fewest clips, test set aside, that a label needs
+    multilabel: bool = False # Several labels a clip, with commas between
     ) -> pd.DataFrame: # The rows of the other labels, with the report brought up to date
     "Leave out the labels with fewer than `n` clips; raises `DatasetError` where none is left"
-    counts = table.label[table.split != "test"].value_counts()
-    rare = sorted(set(table.label)-set(counts.index[counts >= n]))
-    kept = table[~table.label.isin(rare)].reset_index(drop=True)
+    labels = table.label.map(several if multilabel else lambda label: (label,))
+    counts = labels[table.split != "test"].explode().value_counts()
+    rare = sorted(set(labels.explode())-set(counts.index[counts >= n]))
+    kept = table[labels.map(set(rare).isdisjoint).astype(bool)].reset_index(drop=True)
     if kept.empty: raise DatasetError(f"no label has {n} clips, the most has {counts.max()}: ask for fewer")
     if report := table.attrs.get("report"): kept.attrs["report"] = report._replace(clips=len(kept), left_out=report.left_out+tuple(rare))
     return kept

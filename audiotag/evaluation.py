@@ -206,6 +206,7 @@ def evaluate(
 ) -> Evaluation:
     "Score the served model; raises `EvaluationError` where nothing can be scored, `BundleError` for a damaged model"
     tagger = Tagger.load(model, threads=1)
+    if tagger.bundle.config.get("multilabel"): raise EvaluationError(f"{tagger.bundle.name} gives several labels a clip, which this doesn't score: look at its card")
     scorable = _scorable(tagger.labels, table)
     strange = table.label[~table.label.isin(tagger.labels)].value_counts().to_dict()
     said = answers(tagger, scorable)
@@ -240,8 +241,9 @@ def out_of_fold(
     if bundle.config.get("multilabel"): raise EvaluationError(f"{bundle.folder} has several labels a clip, which this doesn't score: look at its card")
     if not file.is_file(): raise EvaluationError(f"{bundle.folder} has no {file.name}, as it wasn't trained with --folds: score it on a data set")
     table = pd.read_csv(file, dtype={"clip_id": str, "source_id": str, "label": str}, keep_default_na=False)
-    if lacking := [name for name in ("clip_id", "source_id", "fold", "label", "similarity", *labels) if name not in table] or sorted(set(table.label) - set(labels)):
+    about = ["clip_id", "source_id", "fold", "label", "similarity"]
+    if lacking := [name for name in (*about, *labels) if name not in table] or sorted(set(table.label) - set(labels)) or list(table)[len(about) + len(labels):]:
         raise EvaluationError(f"{file} doesn't fit the bundle's labels ({lacking[0]!r}): train it again")
-    logits, rule = table[labels].to_numpy(float), bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
+    logits, rule = table.iloc[:, -len(labels):].to_numpy(float), bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
     known = rejection_score(rule["score"], logits, bundle.config, table.similarity.to_numpy()) >= rule["threshold"]
     return Evaluation(bundle.config, table[["clip_id", "source_id", "fold", "label"]].assign(path=table.clip_id), logits, known, draws=draws)

@@ -27,8 +27,9 @@ def fetch_bundle(
 ) -> Path:  # the folder in the hub's cache
     "Download what serving reads of a bundle, or find it in the cache; raises `BundleError`"
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
     try: return Path(snapshot_download(repo, revision=revision, allow_patterns=[CONFIG, ONNX, CARD]))
+    except HFValidationError: raise BundleError(f"{repo} is no repository's name: use user/name") from None
     except RepositoryNotFoundError: raise BundleError(f"{repo} is neither a folder here nor a model on the hub (or it is private: hf auth login)") from None
     except LocalEntryNotFoundError: raise BundleError(f"{repo} is no folder here, and the hub can't be reached: check the name, or the connection") from None
     except (HfHubHTTPError, OSError) as e: raise BundleError(f"{repo} can't be fetched from the hub: {_sentence(e)}") from None

@@ -13,10 +13,11 @@ import numpy as np
 
 # %% ../nbs/10_metrics.ipynb #71b8bfe6
 def _checked(probs, targets) -> tuple[np.ndarray, np.ndarray]:
-    "Both as arrays, after checking that they describe the same clips"
+    "Both as arrays, after checking that they describe the same clips and are numbers: NaN compares as if it were right"
     probs, targets = np.asarray(probs), np.asarray(targets)
     if probs.ndim != 2: raise ValueError(f"probs should be (clips, classes), not {probs.shape}")
     if not len(probs): raise ValueError("no clips: a metric of nothing has no value")
+    if not np.isfinite(probs).all(): raise ValueError("probs hold NaN or infinity: the network that gave them is broken")
     if targets.shape != (len(probs),) and targets.shape != probs.shape:
         raise ValueError(f"targets {targets.shape} don't fit probs {probs.shape}: one class number, or one row of 0s and 1s, a clip")
     return probs, targets

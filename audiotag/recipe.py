@@ -71,21 +71,31 @@ class Recipe:
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
 
 # %% ../nbs/11b_recipe.ipynb #ff0feac3
-_SHARES = ("label_smoothing", "lowpass", "noise", "mask_share", "wrong_labels")
+_RANGES = {  # lowest and highest; to the left the names of the fields
+    ("epochs", "bs", "soup", "max_crops"): (1, 1e6), ("lr",): (1e-9, 10), ("lr_div",): (1e-3, 1e6), ("crop_seconds",): (0.1, 3600),
+    ("label_smoothing", "time_mask", "freq_mask", "lowpass", "noise", "mask_share", "wrong_labels"): (0, 1),
+    ("freeze_epochs", "unfreeze", "patience", "wd", "mixup", "cutmix", "mix_clips", "gain_db", "filter_db", "outliers", "unverified_weight", "self_verify", "seed"): (0, 1e6),
+}
+
+
+def _odd_number(recipe: Recipe) -> str:
+    "What to say of the first number that is outside its range; nothing where none is"
+    for (low, high), name in ((span, name) for names, span in _RANGES.items() for name in names):
+        if not low <= getattr(recipe, name) <= high: return f"{name}={getattr(recipe, name)} makes no sense: use {low:g} to {high:g}"
+    return ""
 
 
 def _faults(recipe: Recipe) -> dict[str, bool]:
     "What may be wrong with a recipe, and whether it is"
-    r, uncounted = recipe, [name for name in _SHARES if not 0 <= getattr(recipe, name) <= 1]
+    r, odd = recipe, _odd_number(recipe)
     return {
-        f"epochs={r.epochs}, bs={r.bs} and soup={r.soup} must be at least 1": min(r.epochs, r.bs, r.soup) < 1,
+        odd: bool(odd),
         f"balance={r.balance!r} is unknown: use classes or sources, or leave it out": r.balance not in (None, "classes", "sources"),
         f"input={r.input!r} is unknown: use logmel, mfcc, pcen or delta, or leave it out": r.input not in (None, "logmel", "mfcc", "pcen", "delta"),
         f"rejection={r.rejection!r} is unknown: use {', '.join(SCORES)}": r.rejection not in SCORES,
-        f"{uncounted[:1]} must be a share, 0 to 1": bool(uncounted),
         f"ema={r.ema} must be below 1: 0.99 averages about the last 100 steps": not 0 <= r.ema < 1,
         "mix_clips adds labels up: use it with multilabel, or leave it out": bool(r.mix_clips) and not r.multilabel,
-        "patience, unfreeze, self_verify, outliers and unverified_weight can't be negative": min(r.patience, r.unfreeze, r.self_verify, r.outliers, r.unverified_weight) < 0,
+        "mixup and cutmix can't both be on: set one of them to 0": bool(r.mixup and r.cutmix),
     }
 
 

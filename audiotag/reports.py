@@ -134,4 +134,6 @@ def tag_files(
     "What the API says of many files: one that fails doesn't stop the others"
     for path in paths:
         try: yield tag_file(path, name, folder, top)
-        except AudiotagError as error: yield {"file": Path(path).name, "error": str(error)}
+        except Exception as error:  # noqa: BLE001  (one odd file mustn't cost the others their answers)
+            why = str(error) if isinstance(error, AudiotagError) else f"{Path(path).name} can't be tagged ({type(error).__name__}): convert it"
+            yield {"file": Path(path).name, "error": why}

@@ -9,7 +9,7 @@ __all__ = ['repeat']
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,8 +35,9 @@ def repeat(
     for seed in range(recipe.seed, recipe.seed + seeds):
         place, file = out if seed == recipe.seed else None, kept / f"seed-{seed}.json"
         result = json.loads(file.read_text()) if file.exists() else None
-        if result is None or place and not _made_by(place, recipe):
+        if result is None or place and _files(place) != result.get("files"):
             result = run(replace(recipe, seed=seed), place)
+            if place: result["files"] = _files(place)
             if is_main(): _write(file, result)
         results.append({"seed": seed, **_figures(result), "clips": result["metrics"]["clips"]})
         if is_main(): print(f"seed {seed}: {in_words(results[-1])}", file=sys.stderr)
@@ -48,10 +49,10 @@ def _figures(result: dict) -> dict:
     return {k: v for k, v in {**result["metrics"], **result.get("mean", {})}.items() if k in FIGURES}
 
 
-def _made_by(place: Path, recipe: Recipe) -> bool:
-    "Whether the bundle there comes from this recipe"
+def _files(place: Path) -> dict | None:
+    "The digests of the bundle there, which tell whether this run wrote it; None where there is none"
     config = place / "config.json"
-    return config.exists() and json.loads(config.read_text()).get("recipe") == asdict(recipe)
+    return json.loads(config.read_text()).get("files") if config.exists() else None
 
 
 def _write(file: Path, result: dict) -> None:

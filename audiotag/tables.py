@@ -30,8 +30,9 @@ class Journal:
         file: Path,
         job: dict[str, Any],  # what the rows depend on
     ):
-        self.file, self.db = file, sqlite3.connect(file, isolation_level=None, timeout=0.2)
+        self.file = file
         try:
+            self.db = sqlite3.connect(file, isolation_level=None, timeout=0.2)
             self.db.execute("pragma locking_mode = exclusive")
             self.db.execute("begin immediate")
             self.db.execute("create table if not exists rows (path blob primary key, row text) without rowid")
@@ -39,7 +40,7 @@ class Journal:
             old = self.db.execute("select job from job").fetchone()
             if old is None: self.db.execute("insert into job values (?)", [json.dumps(job)])
             self.db.execute("commit")
-        except sqlite3.OperationalError as e: raise ArchiveError(f"{file} can't be used ({e}): is another run writing it?") from None
+        except sqlite3.OperationalError as e: raise ArchiveError(f"{file} can't be used ({e}): " + ("is another run writing it?" if "locked" in str(e) else "choose another place for the table")) from None
         except sqlite3.DatabaseError: raise ArchiveError(f"{file} is damaged: delete it, and start again") from None
         if old and json.loads(old[0]) != job: raise ArchiveError(f"{file} holds rows of another model or other settings: finish it with those, or delete it")
 
@@ -49,7 +50,9 @@ class Journal:
         self.db.executemany("insert or replace into rows values (?, ?)", [(os.fsencode(row["path"]), json.dumps(row)) for row in rows])
         self.db.execute("commit")
 
-    def done(self) -> set[str]: return {os.fsdecode(path) for path, in self.db.execute("select path from rows")}  # their paths
+    def done(self) -> set[str]:  # their paths
+        "Which files have a row without an error; the others are worth another try"
+        return {os.fsdecode(path) for path, in self.db.execute("select path from rows where coalesce(json_extract(row, '$.error'), '') = ''")}
 
     def rows(self,
         paths: Iterable[str],  # those that are wanted

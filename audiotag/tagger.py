@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .audio import AudiotagError, Source, crops, fit_length, is_silent, load_audio, probe, stream_audio, trim_silence
+from .audio import AudiotagError, EmptyError, Source, crops, fit_length, is_silent, load_audio, probe, stream_audio, trim_silence
 from .bundle import Bundle, open_session, probabilities, read_bundle, rejection_score, similarity
 from .hub import fetch_bundle, is_address
 from .timeline import Segment, Timeline, cut_windows  # noqa: F401  (Segment: for who reads a timeline)
@@ -92,8 +92,14 @@ class Tagger:
         if seconds <= LONG or max_seconds is not None and seconds > max_seconds:
             samples = load_audio(source, self.sample_rate, max_seconds=max_seconds)
             return self._cut(samples), (samples, self.sample_rate)
-        starts = np.linspace(0, seconds - self.seconds, self.max_crops)
-        return np.stack([fit_length(load_audio(source, self.sample_rate, s, s + self.seconds), self.crop) for s in starts]), source
+        return np.stack(list(self._far_apart(source, seconds))), source
+
+    def _far_apart(self, source: Source, seconds: float) -> Iterator[np.ndarray]:
+        "Crops of a very long sound; those past its real end, where a download broke off, are left out"
+        for start in np.linspace(0, seconds - self.seconds, self.max_crops):
+            try: yield fit_length(load_audio(source, self.sample_rate, start, start + self.seconds), self.crop)
+            except EmptyError:
+                if not start: raise
 
     def _judge(self, logits: np.ndarray, embeddings: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "Probabilities (n, labels), rejection scores (n,), and whether each sound is known (n,), from logits (n, labels) and embeddings (n, features)"

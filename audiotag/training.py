@@ -22,7 +22,7 @@ import pandas as pd
 from fastai.callback.schedule import Learner
 
 from .audio import AudiotagError, load_audio, probe
-from .bundle import read_bundle, save_bundle
+from .bundle import check_place, read_bundle, save_bundle
 from .calibration import FIGURES, Answers, ask, calibrate, figures, in_words, labels_of, learnt_means, mean_and_spread, report
 from .datasets import DATASETS, assign_folds, assign_splits
 from .distributed import is_main
@@ -45,12 +45,14 @@ def check_learnable(
     labels = labels_of(table, multilabel)
     if len(labels) < 2: raise TrainingError(f"there is {'one label only, ' + labels[0] if labels else 'no clip to learn from'}: a tagger tells two kinds of sound apart, or more")
     if folds is None:
+        if lost := sorted(set(labels) - set(labels_of(table[table.split == "train"], multilabel))): raise TrainingError(f"no training clip is {lost[0]!r}, and others are: leave its clips out, or hold out another fold")
         if not (table.split == "valid").any(): raise TrainingError("no clip is left to validate on, as every label has one recording only: add clips of other recordings")
         return
     if folds < 2: raise TrainingError(f"--folds {folds} holds nothing out: use 2 or more")
     sources = table.groupby("label").source_id.nunique()
     if table.source_id.nunique() < folds: raise TrainingError(f"{folds} folds need {folds} recordings, and there are {table.source_id.nunique()}: use fewer folds, or add clips of other recordings")
     if table.fold.isna().any() and sources.min() < 2: raise TrainingError(f"all clips of {sources.idxmin()!r} are of one recording, so no fold can learn it and be tested on it: add others, or leave its clips out")
+    if table.fold.notna().all() and (same := table.groupby("label").fold.nunique()).min() < 2: raise TrainingError(f"all clips of {same.idxmin()!r} are in one fold, so what is tested on it has never learnt it: spread them, or leave them out")
 
 # %% ../nbs/12_training.ipynb #8b73dcee
 def teach(
@@ -91,8 +93,8 @@ def hold_out(
     test_fold: int | None = None,  # official fold that becomes the test split
     seed: int = 0,
 ) -> pd.DataFrame:
-    "`table` with splits: the test fold or the official test set apart, and a fifth of the other sources for validation"
-    if test_fold is None: return assign_splits(table, seed=seed)
+    "`table` with splits: the test fold or the official test set apart, and for validation what the table says, or a fifth of the other sources"
+    if test_fold is None: return table if (table.split == "valid").any() else assign_splits(table, seed=seed)
     folds = sorted(table.fold.dropna().unique())
     if test_fold not in folds:
         raise TrainingError(f"there is no fold {test_fold} here: the folds are {', '.join(map(str, folds)) or 'none'}")
@@ -116,6 +118,7 @@ def train(
     began, job, table = time.perf_counter(), Job(start, images, config, device, workers, fp16), usable(table)
     labels = labels_of(table[table.split == "train"], recipe.multilabel)
     check_learnable(table, recipe.multilabel)
+    if out: check_place(Path(out))
     learn, history = teach(table, recipe, labels, job)
     valid, test = (table[table.split == name] for name in ("valid", "test"))
     means = learnt_means(learn.model, table[table.split == "train"], recipe, job_config(recipe, job), labels, device)
@@ -195,8 +198,9 @@ def cross_validate(
     "Mean and spread over folds grouped by source; with `out`, a bundle from all clips with out-of-fold figures. Raises AudiotagError"
     table = usable(table[table.split != "test"].reset_index(drop=True))
     check_learnable(table, recipe.multilabel, folds)
+    if out: check_place(Path(out))
     table, labels = assign_folds(table, folds, recipe.seed), labels_of(table, recipe.multilabel)
-    job, kept, rows, parts = Job(start, images, None, device, workers, fp16), run_folder(table, recipe, folds, start, runs), [], {}
+    job, kept, rows, parts = Job(start, images, None, device, workers, fp16), run_folder(table, recipe, folds, start, runs, images), [], {}
     for fold in sorted(table.fold.unique()):
         parts[fold] = kept_fold(kept / f"fold-{fold}.npz", table, recipe, fold, labels, job)
         found = figures(parts[fold], labels)
@@ -222,11 +226,20 @@ def finish(table: pd.DataFrame, recipe: Recipe, labels: list[str], job: Job, out
 OUT_OF_FOLD = "out_of_fold.csv"
 
 
-def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Path | None, runs: Path) -> Path:
-    "The folder of this very run: same clips, same folds, same recipe"
-    what = json.dumps([{k: v for k, v in recipe.settings().items() if k != "rejection"}, folds, str(start or ""), table.clip_id.tolist(), table.label.tolist(), table.fold.astype(str).tolist()])
+def _mark(file: Path | str) -> tuple:
+    "What changes when a file does: its path, size and time"
+    try: found = Path(file).stat()
+    except OSError: return (str(file),)
+    return str(file), found.st_size, found.st_mtime_ns
+
+
+def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Path | None, runs: Path, images: Path | None = None) -> Path:
+    "The folder of this very run: the same files of the same clips, the same folds, recipe, first weights and images; raises TrainingError where it can't be made"
+    files = [*table.path, recipe.weights or "", start and Path(start) / "config.json" or "", images and Path(images) / "clips.csv" or ""]
+    what = json.dumps([{k: v for k, v in recipe.settings().items() if k != "rejection"}, folds, [*map(_mark, files)], table[["clip_id", "label", "fold", "start", "end"]].astype(str).values.tolist()])
     folder = Path(runs) / f"{recipe.arch}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error: raise TrainingError(f"{folder} can't be made ({error.strerror}): choose another --runs") from None
     (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     return folder
 

@@ -1,4 +1,4 @@
-"""The runs behind the studies' tables: python benchmarks/study.py arms|ablation|representations [--data DIR] [--weights FILE]
+"""The runs behind the studies' tables: python benchmarks/study.py arms|ablation|noisy|representations [--data DIR] [--weights FILE]
 
 Each row is one `audiotag train ... --json`, kept as benchmarks/results/STUDY/NAME.json with the command; rows that are there are not run again.
 """
@@ -38,6 +38,12 @@ STUDIES = {
         "masks": "time_mask=0.1 --set freq_mask=0.125", "gain and filter": "gain_db=6 --set filter_db=6", "low-pass": "lowpass=0.5", "noise": "noise=0.5",
         "clips equally often": "balance=none", "all layers as fast": "lr_div=1", "gradual unfreezing": "unfreeze=1", "average of weights": "ema=0.98",
         "three networks averaged": "soup=3", "no made noise": "outliers=0", "another seed": "seed=1",
+    }.items()},
+    "noisy": {  # wrong labels planted in the training clips of each fold, twice as many marked as unverified
+        "true labels": "fsdkaggle2018 --folds 3 " + PRETRAINED,
+    } | {name: "fsdkaggle2018 --folds 3 " + PRETRAINED + " --set wrong_labels=0.3" + done for name, done in {
+        "nothing done": "", "drawn less often": " --set unverified_weight=0.3", "least likely ignored": " --set mask_share=0.5",
+        "verified clips only": " --set unverified_weight=0", "self-verified": " --set self_verify=1",
     }.items()},
     "representations": {  # {train}: from scratch on folds 1 and 2, fold 3 judged once
         name: "urbansound8k " + SCRATCH + " " + how for name, how in {

@@ -222,6 +222,39 @@ def test_cut_recordings():
     with pytest.raises(AudioError, match="damaged"): load_audio(data[:len(data)//2])
 
 
+def test_eight_channels_by_ffmpeg(tmp_path):
+    "In a process of its own: eight planes of floats crashed PyAV"
+    av = pytest.importorskip("av")
+    with av.open(tmp_path/"surround.mov", "w") as out:
+        stream = out.add_stream("pcm_s16le", rate=RATE, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(np.repeat((tone()*32767).astype("int16")[:, None], 8, 1).reshape(1, -1), format="s16", layout="7.1")
+        frame.sample_rate = RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]: out.mux(packet)
+    code = "import sys; import numpy as np; from audiotag.audio import load_audio; np.save(sys.argv[2], load_audio(sys.argv[1]))"
+    result = subprocess.run([sys.executable, "-c", code, tmp_path/"surround.mov", tmp_path/"mono.npy"], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    np.testing.assert_allclose(np.load(tmp_path/"mono.npy"), tone(), atol=1e-4)
+
+
+def test_a_wav_called_raw(tmp_path):
+    "libsndfile takes that ending for samples without a header; the first bytes decide, here as everywhere"
+    pytest.importorskip("av")
+    (tmp_path/"tone.raw").write_bytes(encoded("wav", tone()))
+    np.testing.assert_allclose(load_audio(tmp_path/"tone.raw"), tone(), atol=1e-4)
+    with open(tmp_path/"tone.raw", "rb") as file: assert probe(file).frames == RATE
+
+
+@pytest.mark.parametrize("at, value", [(56, 127), (58, 255), (63, 127)])
+def test_a_chunk_that_ends_before_the_file_begins(tmp_path, at, value):
+    "Sizes that FFmpeg adds up to a place below zero, where Python's files refuse to go"
+    pytest.importorskip("av")
+    data = bytearray(encoded("caf", np.zeros(100)))
+    data[at] = value
+    (tmp_path/"sizes.caf").write_bytes(data)
+    fails(tmp_path/"sizes.caf", "damaged")
+    with pytest.raises(AudioError, match="damaged"): load_audio(bytes(data))
+
+
 def test_without_pyav(monkeypatch):
     data = by_ffmpeg("ipod", "aac")
     monkeypatch.setitem(sys.modules, "av", None)

@@ -16,7 +16,6 @@ from audiotag.datasets import (
     DATASETS,
     assign_folds,
     assign_splits,
-    hold_out,
     min_clips,
     read_csv,
     read_dataset,
@@ -74,7 +73,6 @@ def test_official_test_set_is_never_split(tmp_path):
     assert split[split.split != "test"].groupby("source_id").split.nunique().max() == 1
     folds = assign_folds(table, 5)
     assert folds.fold[table.split == "test"].isna().all() and folds.fold[table.split != "test"].notna().all()
-    assert (hold_out(folds, 2).split[table.split == "test"] == "test").all()
 
 
 def test_kaggles_own_files(tmp_path):
