@@ -35,8 +35,12 @@ def say(text: str) -> None:
 
 
 def show(document: dict | list, as_json: bool, text: str) -> None:
-    "Print `document` as JSON, or `text` for a person"
-    print(json.dumps(document, ensure_ascii=False) if as_json else text)
+    "Print `document` as JSON, or `text` for a person; what the terminal has no letters for is escaped"
+    encoding = sys.stdout.encoding or "utf-8"
+    said = json.dumps(document, ensure_ascii=False) if as_json else text
+    try: said.encode(encoding)
+    except UnicodeEncodeError: said = json.dumps(document) if as_json else text.encode(encoding, "backslashreplace").decode(encoding)
+    print(said)
 
 # %% ../nbs/15a_commands.ipynb #ae33c8dc
 class Input(str, Enum):
@@ -59,7 +63,7 @@ def train(
     multilabel: Annotated[bool, typer.Option("--multilabel", help="several labels may hold at once: train on mixes of 1 to 3 clips")] = False,
     epochs: Annotated[int | None, typer.Option(help="passes over the clips; by their number if left out")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    seed: Annotated[int, typer.Option(help="of everything random")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of everything random")] = 0,
     seeds: Annotated[int | None, typer.Option(help="repeat with so many seeds, and give mean and spread")] = None,
     test_fold: Annotated[int | None, typer.Option(help="official fold to hold out as the test")] = None,
     folds: Annotated[int | None, typer.Option(help="cross-validate; with --out the bundle learns from every fold")] = None,
@@ -129,6 +133,8 @@ def pretrained(
     weights: Annotated[Path | None, typer.Option(help="a local copy of the published weights; fetched if left out")] = None,
 ) -> None:
     "Wrap EfficientAT's published AudioSet weights, with their 527 class names, as a bundle"
+    from audiotag.weights import EFFICIENTAT_WEIGHTS
+    if arch not in EFFICIENTAT_WEIGHTS: raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}")
     from audiotag.training import wrap_pretrained
     say(f"{wrap_pretrained(arch, out, weights)}: ready; next: audiotag tag FILE --model {out}")
 

@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'MELS', 'EFFICIENTAT', 'CHUNK', 'BLOCK', 'N_MFCC', 'LONGEST'
            'from_image', 'png', 'Converted', 'Job', 'clip_image', 'convert']
 
 # %% ../nbs/02_spectrogram.ipynb #20ca4234
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -293,7 +294,10 @@ def _convert_one(job: Job, config: SpectrogramConfig) -> str:
     try: image = clip_image(job.path, config, job.start, job.end)
     except Exception as e: # noqa: BLE001  whatever is wrong with one clip, the others go on
         return str(e) if isinstance(e, AudiotagError) else f"{Path(job.path).name} {type(e).__name__}: {e}"
-    _replace(Path(job.image), png(image, job.mark))
+    try: _replace(Path(job.image), png(image, job.mark))
+    except OSError as e:
+        if e.errno != errno.ENAMETOOLONG: raise
+        return f"{Path(job.path).name} has too long a name for an image: shorten it"
     return ""
 
 # %% ../nbs/02_spectrogram.ipynb #c60cf833

@@ -1,5 +1,6 @@
 """The command as a person types it: a folder of clips to a bundle, its figures, its tags, and what a wrong argument gets"""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,51 @@ def test_a_folder_becomes_a_table(bundle, clips, tmp_path):
     done = audiotag("tag", tmp_path / "in", "--model", bundle, "--out", tmp_path / "kaggle.csv", "--format", "kaggle")
     assert (tmp_path / "kaggle.csv").read_text().splitlines()[0] == "fname,label"
     assert audiotag("tag", tmp_path / "in", "--model", bundle, "--format", "kaggle").returncode == 2
+
+
+@pytest.mark.parametrize("args, said", [
+    (("tag", "{file}", "--model", "{bundle}", "--out", "{file}/tags.csv"), "can't be made a folder for the table"),
+    (("tag", "{file}", "--model", "{bundle}", "--out", "n" * 300 + ".csv"), "choose another place for the table"),
+    (("tag", "{file}", "n" * 300 + ".wav", "--model", "{bundle}"), "File name too long"),
+    (("convert", "{clips}", "--out", "{file}"), "Not a directory"),
+    (("pretrained", "resnet18", "--weights", "{file}"), "choose one of mn04"),
+])
+def test_what_the_system_refuses_is_one_line(bundle, clips, args, said):
+    done = audiotag(*(a.format(clips=clips, bundle=bundle, file=clips / "hum" / "hum-0.wav") for a in args))
+    assert done.returncode == 2 and said in one_line(done.stderr)
+
+
+@pytest.mark.parametrize("args", [("app", "--port", "99999"), ("convert", "x", "--out", "y", "--workers", "0"), ("data", "synthetic", "--seed", "-1"), ("train", "x", "--seed", "-1")])
+def test_numbers_out_of_range(args):
+    done = audiotag(*args)
+    assert done.returncode == 2 and "Invalid value" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package, args", [("torch", ("pretrained", "mn04")), ("pandas", ("train", "nowhere")), ("gradio", ("app",))])
+def test_a_package_that_is_not_installed(package, args):
+    "As after `pip install .`, which brings what serving needs"
+    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = {['audiotag', *args]!r}; from audiotag.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, one_line(done.stderr)) == (2, f"audiotag: this needs {package}: pip install 'audiotag[all]'")
+
+
+def test_a_name_that_is_no_text(bundle, clips, tmp_path):
+    "On Linux a name is bytes; this one is Latin-1, and stdout takes UTF-8 only"
+    name = os.fsdecode(b"caf\xe9.wav")
+    (tmp_path / name).write_bytes((clips / "hum" / "hum-0.wav").read_bytes())
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = audiotag("tag", tmp_path, "--model", bundle, "--json", env=strict)
+    assert done.returncode == 0 and json.loads(done.stdout)["file"] == str(tmp_path / name)
+    done = audiotag("tag", tmp_path, "--model", bundle, env=strict)
+    assert done.returncode == 0 and "caf\\udce9.wav  " in done.stdout
+
+
+def test_an_odd_file_does_not_cost_the_others_their_answers(bundle, clips, monkeypatch, capsys):
+    from audiotag import cli
+    from audiotag.tagger import Tagger
+    right = Tagger.tag
+    monkeypatch.setattr(Tagger, "tag", lambda self, file, top: 1 / 0 if "hum-1" in str(file) else right(self, file, top))
+    with pytest.raises(cli.typer.Exit) as ended: cli.tag([clips / "hum" / f"hum-{i}.wav" for i in range(3)], model=str(bundle))
+    told = capsys.readouterr()
+    assert ended.value.exit_code == 1 and len(told.out.splitlines()) == 2
+    assert one_line(told.err) == "hum-1.wav can't be tagged (ZeroDivisionError): convert it"

@@ -203,3 +203,13 @@ def test_full_disk_is_no_bad_clip(tmp_path, monkeypatch):
     monkeypatch.setattr("audiotag.spectrogram.os.replace", full)
     with pytest.raises(OSError, match="No space"): convert(table, tmp_path/"out", CONFIG, workers=1)
     assert not [p for p in (tmp_path/"out").rglob("*") if p.is_file()]
+
+
+def test_a_name_too_long_for_an_image_is_listed(tmp_path):
+    "A file system takes 255 bytes: the clip's name fits, the image's in the making doesn't"
+    table = make_clips(tmp_path/"clips", 2)
+    long = Path(table.path[0]).rename(tmp_path/"clips"/f"{'l'*241}.wav")
+    table.loc[0, "path"] = str(long)
+    assert convert(table, tmp_path/"out", CONFIG, workers=1) == (1, 0, 1)
+    reasons = pd.read_csv(tmp_path/"out/failed.csv").reason.tolist()
+    assert len(reasons) == 1 and reasons[0].endswith("l.wav has too long a name for an image: shorten it")

@@ -85,6 +85,16 @@ def test_of_a_very_long_sound_only_the_crops_are_read(tagger, tmp_path, monkeypa
     assert logits == pytest.approx(expected, abs=0.2)
 
 
+def test_a_very_long_sound_that_broke_off(tagger, tmp_path):
+    "Its header promises more than ten minutes; crops past what is there are left out, and where nothing is there it is refused"
+    sf.write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, (LONG + 100) * 8000), 8000)
+    data = (tmp_path / "long.flac").read_bytes()
+    (tmp_path / "long.flac").write_bytes(data[:len(data) // 2])
+    assert tagger.predict(tmp_path / "long.flac").logits == pytest.approx(tagger.predict(io.BytesIO(data)).logits, abs=0.2)
+    (tmp_path / "long.flac").write_bytes(data[:200])
+    with pytest.raises(AudioError, match="long.flac holds no samples"): tagger.tag(tmp_path / "long.flac")
+
+
 def test_tag_many_keeps_order_and_faults(tagger, tmp_path):
     (tmp_path / "b.wav").write_text("x")
     answers = tagger.tag_many([(tone(hz), 32000) for hz in (200, 1500, 8000)] + [tmp_path / "b.wav"], workers=3)
