@@ -33,7 +33,7 @@ test-all: $(INSTALLED) ## the same with the slow cells and tests
 app: $(INSTALLED) ## the page, on the shipped bundles
 	@python app.py
 
-bench: $(INSTALLED) ## every comparison with its peers; rewrites benchmarks/RESULTS.md (12 minutes; DEVICE=cuda on a GPU)
+bench: $(INSTALLED) ## every comparison with its peers; rewrites benchmarks/RESULTS.md (11 minutes; DEVICE=cuda on a GPU)
 	@python -W ignore benchmarks/run.py $(if $(DEVICE),--device "$(DEVICE)")
 
 clean: ## remove the environment and what make run made

@@ -439,6 +439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'audiotag.evaluation.Evaluation.worst': ('evaluation.html#evaluation.worst', 'audiotag/evaluation.py'),
                                      'audiotag.evaluation.EvaluationError': ('evaluation.html#evaluationerror', 'audiotag/evaluation.py'),
                                      'audiotag.evaluation._answer': ('evaluation.html#_answer', 'audiotag/evaluation.py'),
+                                     'audiotag.evaluation._check_one_label': ('evaluation.html#_check_one_label', 'audiotag/evaluation.py'),
                                      'audiotag.evaluation._choices': ('evaluation.html#_choices', 'audiotag/evaluation.py'),
                                      'audiotag.evaluation._learnt': ('evaluation.html#_learnt', 'audiotag/evaluation.py'),
                                      'audiotag.evaluation._rounded': ('evaluation.html#_rounded', 'audiotag/evaluation.py'),

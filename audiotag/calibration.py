@@ -33,7 +33,7 @@ def labels_of(
     multilabel: bool = False,  # several labels a clip, with commas between
 ) -> list[str]:
     "The labels in order"
-    return sorted(set(table.label.map(several).explode()) if multilabel else set(table.label))
+    return sorted(set(table.label.map(several).explode().dropna()) if multilabel else set(table.label))
 
 
 def targets_of(

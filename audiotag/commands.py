@@ -108,7 +108,7 @@ def trained(table: "DataFrame", recipe: "Recipe", out: Path | None, runs: Path, 
         if folds is not None: return training.cross_validate(table, recipe, folds, out=out, runs=runs, **job)
         return training.train(training.hold_out(table, test_fold, recipe.seed), recipe, out, **job)
 
-    result = once(recipe, out) if seeds is None else repeat(once, table, recipe, seeds, out, runs, f"folds {folds} test fold {test_fold} {job['images']}", job["start"])
+    result = once(recipe, out) if seeds is None else repeat(once, table, recipe, seeds, out, runs, f"folds {folds} test fold {test_fold}", job["start"], job["images"])
     return {**result, "text": training.report(result)}
 
 

@@ -228,7 +228,7 @@ def min_clips(table: pd.DataFrame, # The table of clips
     "Leave out the labels with fewer than `n` clips; raises `DatasetError` where none is left"
     labels = table.label.map(several if multilabel else lambda label: (label,))
     counts = labels[table.split != "test"].explode().value_counts()
-    rare = sorted(set(labels.explode())-set(counts.index[counts >= n]))
+    rare = sorted(set(labels.explode().dropna())-set(counts.index[counts >= n]))
     kept = table[labels.map(set(rare).isdisjoint).astype(bool)].reset_index(drop=True)
     if kept.empty: raise DatasetError(f"no label has {n} clips, the most has {counts.max()}: ask for fewer")
     if report := table.attrs.get("report"): kept.attrs["report"] = report._replace(clips=len(kept), left_out=report.left_out+tuple(rare))

@@ -23,7 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .audio import AudiotagError, load_audio
-from .bundle import probabilities, read_bundle, rejection_score
+from .bundle import Bundle, probabilities, read_bundle, rejection_score
 from .metrics import accuracy, bootstrap, calibration_error, log_loss, lwlrap, macro_f1, map_at_k, score
 from .report import Bin, reliability, write_report
 from .tagger import Tagger
@@ -191,6 +191,9 @@ def _learnt(config: Mapping[str, Any], table: pd.DataFrame) -> int:
     lists, name = config.get("trained_on") or {}, getattr(table.attrs.get("report"), "name", None)
     return int(table.clip_id.isin(set(lists[name] if name in lists else chain.from_iterable(lists.values()))).sum())
 
+def _check_one_label(bundle: Bundle) -> None:
+    if bundle.config.get("multilabel"): raise EvaluationError(f"{bundle.folder} has several labels a clip, which this doesn't score: look at its card")
+
 def _scorable(labels: list[str], table: pd.DataFrame) -> pd.DataFrame:
     "The clips whose label is one of the model's; raises `EvaluationError` where none is"
     if table.empty: raise EvaluationError("the table holds no clips: check the data set")
@@ -206,7 +209,7 @@ def evaluate(
 ) -> Evaluation:
     "Score the served model; raises `EvaluationError` where nothing can be scored, `BundleError` for a damaged model"
     tagger = Tagger.load(model, threads=1)
-    if tagger.bundle.config.get("multilabel"): raise EvaluationError(f"{tagger.bundle.name} gives several labels a clip, which this doesn't score: look at its card")
+    _check_one_label(tagger.bundle)
     scorable = _scorable(tagger.labels, table)
     strange = table.label[~table.label.isin(tagger.labels)].value_counts().to_dict()
     said = answers(tagger, scorable)
@@ -238,12 +241,12 @@ def out_of_fold(
     "Score the answers of a bundle's own cross-validation; raises `EvaluationError` where they aren't beside it or don't fit it"
     bundle = read_bundle(model)
     file, labels = bundle.folder / "out_of_fold.csv", list(bundle.labels)
-    if bundle.config.get("multilabel"): raise EvaluationError(f"{bundle.folder} has several labels a clip, which this doesn't score: look at its card")
+    _check_one_label(bundle)
     if not file.is_file(): raise EvaluationError(f"{bundle.folder} has no {file.name}, as it wasn't trained with --folds: score it on a data set")
     table = pd.read_csv(file, dtype={"clip_id": str, "source_id": str, "label": str}, keep_default_na=False)
-    about = ["clip_id", "source_id", "fold", "label", "similarity"]
+    about = ["clip_id", "source_id", "fold", "label", "similarity"]  # then the labels, which may have these very names
     if lacking := [name for name in (*about, *labels) if name not in table] or sorted(set(table.label) - set(labels)) or list(table)[len(about) + len(labels):]:
         raise EvaluationError(f"{file} doesn't fit the bundle's labels ({lacking[0]!r}): train it again")
     logits, rule = table.iloc[:, -len(labels):].to_numpy(float), bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
     known = rejection_score(rule["score"], logits, bundle.config, table.similarity.to_numpy()) >= rule["threshold"]
-    return Evaluation(bundle.config, table[["clip_id", "source_id", "fold", "label"]].assign(path=table.clip_id), logits, known, draws=draws)
+    return Evaluation(bundle.config, table[about[:4]].assign(path=table.clip_id), logits, known, draws=draws)

@@ -74,7 +74,7 @@ class Recipe:
 _RANGES = {  # lowest and highest; to the left the names of the fields
     ("epochs", "bs", "soup", "max_crops"): (1, 1e6), ("lr",): (1e-9, 10), ("lr_div",): (1e-3, 1e6), ("crop_seconds",): (0.1, 3600),
     ("label_smoothing", "time_mask", "freq_mask", "lowpass", "noise", "mask_share", "wrong_labels"): (0, 1),
-    ("freeze_epochs", "unfreeze", "patience", "wd", "mixup", "cutmix", "mix_clips", "gain_db", "filter_db", "outliers", "unverified_weight", "self_verify", "seed"): (0, 1e6),
+    ("freeze_epochs", "unfreeze", "patience", "wd", "mixup", "cutmix", "mix_clips", "gain_db", "filter_db", "outliers", "unverified_weight", "self_verify"): (0, 1e6), ("seed",): (0, 2**32 - 1),
 }
 
 

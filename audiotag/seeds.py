@@ -28,10 +28,11 @@ def repeat(
     runs: Path = Path("runs"),  # where finished seeds are kept
     what: str = "",  # what else the figures depend on: the fold held out, the number of folds
     start: Path | None = None,  # the bundle that each starts from
+    images: Path | None = None,  # folder of `audiotag convert` that each learns from
 ) -> dict:  # a row a seed, mean and std, and the first run's metrics and bundle
     "Mean and spread over seeds `seed` ... `seed + seeds - 1`; raises TrainingError for none"
     if seeds < 1: raise TrainingError(f"--seeds {seeds} trains nothing: use 1 or more")
-    kept, results = run_folder(table, recipe, f"seeds {what}", start, runs), []
+    kept, results = run_folder(table, recipe, f"seeds {what}", start, runs, images), []
     for seed in range(recipe.seed, recipe.seed + seeds):
         place, file = out if seed == recipe.seed else None, kept / f"seed-{seed}.json"
         result = json.loads(file.read_text()) if file.exists() else None

@@ -24,6 +24,7 @@ from fastai.callback.schedule import Learner
 from .audio import AudiotagError, load_audio, probe
 from .bundle import check_place, read_bundle, save_bundle
 from .calibration import FIGURES, Answers, ask, calibrate, figures, in_words, labels_of, learnt_means, mean_and_spread, report
+from .clips import several
 from .datasets import DATASETS, assign_folds, assign_splits
 from .distributed import is_main
 from .learner import Job, begin, fit, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
@@ -42,17 +43,17 @@ def check_learnable(
     folds: int | None = None,  # that a cross-validation wants
 ) -> None:
     "Raise TrainingError where there is nothing to tell apart, or too few recordings to hold some out"
-    labels = labels_of(table, multilabel)
+    labels, each = labels_of(table, multilabel), table.assign(label=table.label.map(several)).explode("label") if multilabel else table
     if len(labels) < 2: raise TrainingError(f"there is {'one label only, ' + labels[0] if labels else 'no clip to learn from'}: a tagger tells two kinds of sound apart, or more")
     if folds is None:
         if lost := sorted(set(labels) - set(labels_of(table[table.split == "train"], multilabel))): raise TrainingError(f"no training clip is {lost[0]!r}, and others are: leave its clips out, or hold out another fold")
         if not (table.split == "valid").any(): raise TrainingError("no clip is left to validate on, as every label has one recording only: add clips of other recordings")
         return
     if folds < 2: raise TrainingError(f"--folds {folds} holds nothing out: use 2 or more")
-    sources = table.groupby("label").source_id.nunique()
+    sources = each.groupby("label").source_id.nunique()
     if table.source_id.nunique() < folds: raise TrainingError(f"{folds} folds need {folds} recordings, and there are {table.source_id.nunique()}: use fewer folds, or add clips of other recordings")
     if table.fold.isna().any() and sources.min() < 2: raise TrainingError(f"all clips of {sources.idxmin()!r} are of one recording, so no fold can learn it and be tested on it: add others, or leave its clips out")
-    if table.fold.notna().all() and (same := table.groupby("label").fold.nunique()).min() < 2: raise TrainingError(f"all clips of {same.idxmin()!r} are in one fold, so what is tested on it has never learnt it: spread them, or leave them out")
+    if table.fold.notna().all() and (same := each.groupby("label").fold.nunique()).min() < 2: raise TrainingError(f"all clips of {same.idxmin()!r} are in one fold, so what is tested on it has never learnt it: spread them, or leave them out")
 
 # %% ../nbs/12_training.ipynb #8b73dcee
 def teach(
@@ -80,8 +81,9 @@ def usable(
 ) -> pd.DataFrame:
     "The clips that can be decoded; a warning counts the others and says of one what is wrong with it"
     def fault(clip) -> str:
-        try: return "" if len(load_audio(clip.path, probe(clip.path).sample_rate, clip.start, clip.end)) else f"{Path(clip.path).name} is empty"
+        try: load_audio(clip.path, probe(clip.path).sample_rate, clip.start, clip.end)
         except AudiotagError as error: return str(error)
+        return ""
     with ThreadPoolExecutor() as pool: faults = list(pool.map(fault, table.itertuples()))
     wrong = [fault for fault in faults if fault]
     if wrong: warnings.warn(f"{len(wrong)} of {len(table)} clips are left out: {wrong[0]}", stacklevel=3)
@@ -93,7 +95,7 @@ def hold_out(
     test_fold: int | None = None,  # official fold that becomes the test split
     seed: int = 0,
 ) -> pd.DataFrame:
-    "`table` with splits: the test fold or the official test set apart, and for validation what the table says, or a fifth of the other sources"
+    "`table` with splits: as it says itself where no fold is named and it has clips to validate on; else the test fold or the official test set apart, and a fifth of the other sources for validation"
     if test_fold is None: return table if (table.split == "valid").any() else assign_splits(table, seed=seed)
     folds = sorted(table.fold.dropna().unique())
     if test_fold not in folds:
@@ -233,7 +235,7 @@ def _mark(file: Path | str) -> tuple:
     return str(file), found.st_size, found.st_mtime_ns
 
 
-def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Path | None, runs: Path, images: Path | None = None) -> Path:
+def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Path | None, runs: Path, images: Path | None) -> Path:
     "The folder of this very run: the same files of the same clips, the same folds, recipe, first weights and images; raises TrainingError where it can't be made"
     files = [*table.path, recipe.weights or "", start and Path(start) / "config.json" or "", images and Path(images) / "clips.csv" or ""]
     what = json.dumps([{k: v for k, v in recipe.settings().items() if k != "rejection"}, folds, [*map(_mark, files)], table[["clip_id", "label", "fold", "start", "end"]].astype(str).values.tolist()])
