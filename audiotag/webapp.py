@@ -178,11 +178,12 @@ def sweep(
     keep: set[Path], # files that stay: the examples
     minutes: float = KEEP_MINUTES-1, # older ones go
 ) -> None:
-    "Delete old uploads, and folders that are empty"
-    for path in sorted(folder.rglob("*"), reverse=True):
+    "Delete old uploads, and old folders that are empty: a new one waits for its file"
+    for path in sorted(set(folder.rglob("*"))-keep, reverse=True):
         with suppress(OSError):
+            if time.time()-path.stat().st_mtime < 60*minutes: continue
             if path.is_dir(): path.rmdir()
-            elif path not in keep and time.time()-path.stat().st_mtime > 60*minutes: path.unlink()
+            else: path.unlink()
 
 def sweep_on(folder: Path) -> None:
     "Sweep every minute, in the background, all but what is there now"
