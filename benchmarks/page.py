@@ -61,7 +61,7 @@ def ask_on(url: str, number: int, end: float, latencies: list, errors: list) -> 
         try:
             client.predict(file=handle_file(str(clip)), api_name="/tag")
             latencies.append(time.perf_counter() - start)
-        except Exception as error: errors.append(str(error))  # noqa: BLE001
+        except Exception as error: errors.append(repr(error))  # noqa: BLE001
 
 
 def main() -> None:
