@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AugmentError', 'TensorLogMel', 'RandomGain', 'RandomFilter', 'LowPass', 'coloured_noise', 'add_powers', 'loudness',
-           'BackgroundNoise', 'RandomRoll', 'MixClips', 'wave_tfms', 'spec_tfms']
+           'BackgroundNoise', 'RandomRoll', 'RandomPitch', 'MixClips', 'wave_tfms', 'spec_tfms']
 
 # %% ../nbs/07_augment.ipynb #36356dab
 from functools import lru_cache
@@ -54,7 +54,7 @@ class TensorLogMel(TensorMelSpec):
     def decibels(self) -> float:
         "How many decibels lie between 0 and 1; raises `AugmentError` where the scale is no decibels"
         if self.config.kind == "logmel": return self.config.db_max - self.config.db_min
-        raise AugmentError(f"a spectrogram of kind {self.config.kind!r} has no decibels: of spec_tfms use time_mask, freq_mask and roll only")
+        raise AugmentError(f"a spectrogram of kind {self.config.kind!r} has no decibels: of spec_tfms use time_mask, freq_mask, roll and, but for mfcc, pitch only")
 
     def show(self, ctx: plt.Axes | None = None, title: str = "", **kwargs) -> plt.Axes:
         "Draw the first channel over seconds and Hz"
@@ -223,6 +223,28 @@ class RandomRoll(BatchRandTransform):
         index = (torch.arange(frames) + torch.randint(frames, (len(x), 1, 1, 1))) % frames
         return x.gather(-1, index.to(x.device).expand_as(x))
 
+# %% ../nbs/07_augment.ipynb #7ec1f926
+class RandomPitch(BatchRandTransform):
+    "Move each spectrogram up or down by a random interval, all its frequencies by the same ratio (VTLP, Jaitly and Hinton 2013)"
+    order, split_idx = 58, 0
+
+    def __init__(
+        self,
+        p: float = 1.,  # share of the clips that change
+        semitones: float = 2.,  # at most so many up or down
+    ):
+        super().__init__(p=p)
+        self.semitones = semitones
+
+    def encodes(self, x: TensorLogMel) -> Tensor:
+        if x.config.kind == "mfcc": raise AugmentError("cepstral coefficients (mfcc) have no pitch that could move: leave pitch out")
+        hz, rows = x.config.frequencies(), x.shape[-2]
+        ratios = 2 ** (self.semitones / 12 * torch.empty(len(x), 1).uniform_(-1, 1))
+        source = torch.from_numpy(np.interp(hz / ratios.numpy(), hz, np.arange(rows))).to(x.device, x.dtype)[:, None, :, None]
+        lower = source.long().clamp(max=rows - 2)
+        below, above = (x.as_subclass(Tensor).gather(-2, (lower + step).expand_as(x)) for step in (0, 1))
+        return below.lerp_(above, source - lower)
+
 # %% ../nbs/07_augment.ipynb #3831e224
 class MixClips(ItemTransform):
     "Add up to two other clips of the batch to each, and their labels, for multi-label training"
@@ -278,6 +300,7 @@ def spec_tfms(
     time_mask: float = 0.,  # widest masked run of frames, as a share of the crop
     freq_mask: float = 0.,  # widest masked run of bands, as a share of all
     roll: bool = False,  # start each spectrogram at a random frame
+    pitch: float = 0.,  # at most so many semitones up or down
     gain_db: float = 0.,  # standard deviation of a gain in dB
     filter_db: float = 0.,  # standard deviation of a random frequency response in dB
     noise_db: tuple[float, float] | None = None,  # range of the signal-to-noise ratio in dB
@@ -288,6 +311,7 @@ def spec_tfms(
     for name, share in {"time_mask": time_mask, "freq_mask": freq_mask}.items():
         if not 0 <= share < 1: raise AugmentError(f"{name}={share} is no share: give the widest mask as 0 ... 1 of the spectrogram")
     tfms = [
+        pitch and RandomPitch(p, pitch),
         noise_db and BackgroundNoise(p / 2, noise_db),
         lowpass and LowPass(p / 2, lowpass),
         gain_db and RandomGain(p, gain_db),

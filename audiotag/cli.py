@@ -7,6 +7,7 @@ __all__ = ['app', 'data_app', 'Model', 'advice', 'main', 'synthetic', 'add_downl
            'Engine', 'tag', 'tag_table', 'described', 'line_of', 'publish', 'page', 'run', 'table_of']
 
 # %% ../nbs/16_cli.ipynb #53424c08
+import os
 import sys
 import warnings
 from enum import Enum
@@ -37,6 +38,7 @@ def advice(error: Exception) -> str:
 
 def main() -> None:
     "Run the command; what a user can mend is one line on stderr and exit code 2"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: threads that wait for each other soon give their core to other programs
     warnings.formatwarning = lambda message, *_: f"audiotag: {message}\n"
     try: app(standalone_mode=True)
     except (AudiotagError, OSError, ImportError) as error:

@@ -70,7 +70,7 @@ def job_config(recipe: Recipe, job: Job) -> SpectrogramConfig:
 # %% ../nbs/11e_learner.ipynb #8bf567c3
 def augmentation(recipe: Recipe) -> dict:
     "The spectrogram augmentation of a recipe, as arguments of `spec_tfms`"
-    return {name: getattr(recipe, name) for name in ("roll", "time_mask", "freq_mask", "gain_db", "filter_db")}
+    return {name: getattr(recipe, name) for name in ("roll", "pitch", "time_mask", "freq_mask", "gain_db", "filter_db")}
 
 
 def batch_tfms(
@@ -79,7 +79,7 @@ def batch_tfms(
 ) -> list[Transform]:
     "All that changes a training batch, but for mixup"
     gain = (-recipe.gain_db, recipe.gain_db) if recipe.gain_db else None
-    first = wave_tfms(gain_db=gain, shift=1.0 if recipe.roll else 0.0) if wave else spec_tfms(**augmentation(recipe))
+    first = wave_tfms(gain_db=gain, pitch=recipe.pitch, shift=1.0 if recipe.roll else 0.0) if wave else spec_tfms(**augmentation(recipe))
     shared = [recipe.lowpass and LowPass(recipe.lowpass), recipe.noise and BackgroundNoise(recipe.noise), recipe.mix_clips and MixClips(recipe.mix_clips)]
     return first + [tfm for tfm in shared if tfm]
 

@@ -45,6 +45,7 @@ class Recipe:
     freq_mask: float = 0.125  # widest masked run of bands, as a share of them; 0 is off
     gain_db: float = 0.0  # standard deviation of a random gain in dB; 0 is off
     filter_db: float = 0.0  # standard deviation of a random frequency response in dB; 0 is off
+    pitch: float = 0.0  # at most so many semitones up or down; 0 is off
     lowpass: float = 0.0  # share of the clips that lose their treble above a random 4 to 14 kHz; 0 is off
     noise: float = 0.0  # share of the clips with noise behind them, 5 to 40 dB softer; 0 is off
     outliers: float = 0.0  # weight of the wish that made noise and silence get no answer; 0 is off
@@ -73,6 +74,7 @@ class Recipe:
 # %% ../nbs/11b_recipe.ipynb #ff0feac3
 _RANGES = {  # lowest and highest; to the left the names of the fields
     ("epochs", "bs", "soup", "max_crops"): (1, 1e6), ("lr",): (1e-9, 10), ("lr_div",): (1e-3, 1e6), ("crop_seconds",): (0.1, 3600),
+    ("pitch",): (0, 24),
     ("label_smoothing", "time_mask", "freq_mask", "lowpass", "noise", "mask_share", "wrong_labels"): (0, 1),
     ("freeze_epochs", "unfreeze", "patience", "wd", "mixup", "cutmix", "mix_clips", "gain_db", "filter_db", "outliers", "unverified_weight", "self_verify"): (0, 1e6), ("seed",): (0, 2**32 - 1),
 }

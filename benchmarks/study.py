@@ -35,7 +35,7 @@ STUDIES = {
         "recipe": "{pair} --folds 2 " + PRETRAINED,
     } | {name: "{pair} --folds 2 " + PRETRAINED + " --set " + changed for name, changed in {
         "no mixup": "mixup=0", "cutmix instead": "mixup=0 --set cutmix=0.3", "no roll": "roll=false", "label smoothing 0.1": "label_smoothing=0.1",
-        "masks": "time_mask=0.1 --set freq_mask=0.125", "gain and filter": "gain_db=6 --set filter_db=6", "low-pass": "lowpass=0.5", "noise": "noise=0.5",
+        "masks": "time_mask=0.1 --set freq_mask=0.125", "gain and filter": "gain_db=6 --set filter_db=6", "pitch": "pitch=2", "low-pass": "lowpass=0.5", "noise": "noise=0.5",
         "clips equally often": "balance=none", "all layers as fast": "lr_div=1", "gradual unfreezing": "unfreeze=1", "average of weights": "ema=0.98",
         "three networks averaged": "soup=3", "no made noise": "outliers=0", "another seed": "seed=1",
     }.items()},

@@ -21,7 +21,7 @@ from audiotag.dataloaders import ReadClip, clip_dls, table_clips
 from audiotag.spectrogram import SpectrogramConfig, convert
 
 CONFIG = SpectrogramConfig(n_mels=32)
-SPEC = {"time_mask": .2, "freq_mask": .2, "roll": True, "gain_db": 3., "filter_db": 3., "noise_db": (5, 30), "lowpass": (4000, 12000)}
+SPEC = {"time_mask": .2, "freq_mask": .2, "roll": True, "pitch": 2., "gain_db": 3., "filter_db": 3., "noise_db": (5, 30), "lowpass": (4000, 12000)}
 LIBRARIES = {"audiotag", "fastai", "fastxtend", "fastcore", "fasttransform", "torch", "torchaudio", "numpy"}  # what a learner may need to be loaded
 WAVE = {"gain_db": (-12, 0), "noise_db": (5, 30), "lowpass": (4000, 12000), "shift": .5, "pitch": 2., "stretch": 1.3, "p": .05}
 
