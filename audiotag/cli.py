@@ -200,8 +200,8 @@ def publish(
 @app.command("app")
 def page(
     models: Annotated[Path, typer.Option(help="folder of bundles")] = Path("models"),
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    host: Annotated[str, typer.Option(envvar="GRADIO_SERVER_NAME", help="address to listen on; 0.0.0.0: all of this machine's")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(envvar="GRADIO_SERVER_PORT", min=0, max=65535)] = 7860,
 ) -> None:
     "Serve the page"
     from audiotag.webapp import launch

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from os import cpu_count
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class Clip:
 
 def _images(table: pd.DataFrame, folder: Path, config: SpectrogramConfig) -> list[str | None]:
     "The image of each row, None where `convert` says that the clip failed"
-    try: made, settings, failed = pd.read_csv(folder / "clips.csv", dtype=str), (folder / "config.json").read_text(), pd.read_csv(folder / "failed.csv", dtype=str)
+    read = partial(pd.read_csv, dtype=str, keep_default_na=False)  # a clip may be called NA
+    try: made, settings, failed = read(folder / "clips.csv"), (folder / "config.json").read_text(), read(folder / "failed.csv")
     except FileNotFoundError as e: raise LoaderError(f"{folder} has no {Path(e.filename).name}: run audiotag convert (again, if it was interrupted)") from None
     if SpectrogramConfig.from_dict(json.loads(settings)) != config: raise LoaderError(f"the images in {folder} were made with other settings than this network's: run audiotag convert with its front end")
     images, ids = dict(zip(made["clip_id"], made["image"])), table["clip_id"].astype(str)

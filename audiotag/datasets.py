@@ -8,6 +8,7 @@ __all__ = ['FSD_META', 'URBAN_SECONDS', 'DATASETS', 'read_fsdkaggle2018', 'read_
 
 # %% ../nbs/03_datasets.ipynb #363c4b9b
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -93,6 +94,7 @@ def read_folder(folder: str|Path # Holds one folder a class, or train, valid and
     files = walk(root)
     sounds = [f for f in files if is_audio(f)]
     if not sounds: raise DatasetError(f"{folder} holds no sound files: put each class's clips into a folder of its name")
+    if odd := [f for f in sounds if re.search("[\ud800-\udfff]", root+f)]: raise DatasetError(f"{len(odd)} sound files have a path that is no UTF-8 ({os.fsencode(root+'/'+odd[0]).decode(errors='backslashreplace')} ...): rename them")
     rows = _classes(root, sounds)
     if (rows.label == "").all(): raise DatasetError(f"{folder} holds sound files but no folders: put each class's clips into a folder of its name")
     names = pd.Series([os.path.basename(f) for f in sounds])

@@ -4,6 +4,7 @@ import pickletools
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,13 @@ def test_all_clips_unreadable(table, tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     with pytest.warns(UserWarning), pytest.raises(AudiotagError, match="no clip of split 'train' can be read"):
         clip_dls(table.assign(path=str(tmp_path / "text.wav")), CONFIG, .5, device="cpu")
+
+
+def test_images_of_clips_with_odd_names(table, tmp_path):
+    "A CSV may call them NA, null or nothing at all"
+    odd = table[:3].assign(clip_id=["NA", "", "null"])
+    assert convert(odd, tmp_path, CONFIG, workers=1, progress=False) == (3, 0, 0)
+    assert [Path(clip.path).name for clip in table_clips(odd, CONFIG, tmp_path)] == ["NA.png", "clip.png", "null.png"]
 
 
 def test_clips_that_convert_could_not_read(table, tmp_path):

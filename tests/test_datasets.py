@@ -153,6 +153,13 @@ def test_links_loops_and_hidden_files(tmp_path):
     assert sorted(read_folder(tmp_path/"set").label) == ["cat", "dog"]
 
 
+def test_names_that_no_table_can_hold(tmp_path):
+    sound(tmp_path/"dog/1.wav")
+    try: (tmp_path/"dog/1.wav").rename(tmp_path/"dog"/os.fsdecode(b"caf\xe9.wav"))
+    except OSError: pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(DatasetError, match=r"1 sound files have a path that is no UTF-8 \(.*caf\\xe9.wav \.\.\.\): rename"): read_folder(tmp_path)
+
+
 def test_folder_and_find_audio_agree(tmp_path):
     for name in ("a/1.wav", "a/2.WAV", "b/deep/3.flac", "b/4.Ogg"): sound(tmp_path/name)
     text(tmp_path/"a/notes.txt", ["x"])
