@@ -133,8 +133,6 @@ def pretrained(
     weights: Annotated[Path | None, typer.Option(help="a local copy of the published weights; fetched if left out")] = None,
 ) -> None:
     "Wrap EfficientAT's published AudioSet weights, with their 527 class names, as a bundle"
-    from audiotag.weights import EFFICIENTAT_WEIGHTS
-    if arch not in EFFICIENTAT_WEIGHTS: raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}")
     from audiotag.training import wrap_pretrained
     say(f"{wrap_pretrained(arch, out, weights)}: ready; next: audiotag tag FILE --model {out}")
 

@@ -32,7 +32,7 @@ from .models import create_model, default_config
 from .noisy import prepared
 from .recipe import Recipe, TrainingError, recipe_for
 from .spectrogram import SpectrogramConfig
-from .weights import audioset_labels
+from .weights import EFFICIENTAT_WEIGHTS, audioset_labels
 
 _all_ = ["Recipe", "TrainingError", "fit", "make_learner", "predict_clips", "recipe_for", "report"]  # what people look for here
 
@@ -280,6 +280,7 @@ def wrap_pretrained(
     weights: Path | None = None,  # a local copy; None fetches the published file
 ) -> Path:
     "AudioSet weights as a bundle; raises AudiotagError when the weights can't be had or don't fit"
+    if arch not in EFFICIENTAT_WEIGHTS: raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}")
     config, labels = default_config(arch), audioset_labels()
     model = create_model(arch, len(labels), config, weights=weights or "pretrained")
     return save_bundle(out, model, name=Path(out).name, labels=labels, config=config, crop_seconds=10.0, multilabel=True, datasets=[AUDIOSET],
