@@ -20,8 +20,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from .audio import SUFFIXES, AudiotagError, find_audio, sniff
-from .graph import cores
+from .audio import SUFFIXES, find_audio, sniff
+from .core import AudiotagError, atomic_path, cpu_count
 from .tables import WRITERS, ArchiveError, Journal, Row
 from .tagger import Tagger
 
@@ -145,11 +145,7 @@ def _write_table(rows: Iterable[Row], out: str, writer: Callable, top: int) -> N
     if "://" in out:
         import fsspec
         with fsspec.open(out, "wb") as file: return writer(rows, file, top)
-    with open(f"{out}.new", "wb") as file:
-        writer(rows, file, top)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{out}.new", out)
+    with atomic_path(out) as part, open(part, "wb") as file: writer(rows, file, top)
 
 def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
     "The journal beside the output; in the working folder where that is remote"
@@ -179,7 +175,7 @@ def tag_files(
         todo = [path for path in paths if path not in done]
         reused = count = len(paths) - len(todo)
         chunks = [todo[i:i+CHUNK] for i in range(0, len(todo), CHUNK)]
-        for rows in engine(chunks, str(tagger.bundle.folder.absolute()), top, workers or cores()) if chunks else ():
+        for rows in engine(chunks, str(tagger.bundle.folder.absolute()), top, workers or cpu_count()) if chunks else ():
             journal.add(rows)
             failed |= {row["path"]: row["error"] for row in rows if row["error"]}
             count += len(rows)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from . import compat  # noqa: F401
-from .audio import AudiotagError
+from .core import AudiotagError
 from .spectrogram import LogMel, SpectrogramConfig, mel_bank
 
 # fastxtend can only be imported after compat

@@ -8,11 +8,9 @@ __all__ = ['SCORES', 'FORMAT', 'CONFIG', 'ONNX', 'WEIGHTS', 'LEARNER', 'CARD', '
            'read_bundle', 'open_session', 'check_place', 'save_bundle', 'update_bundle', 'load_model']
 
 # %% ../nbs/11_bundle.ipynb #92a77619
-import ctypes
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import shutil
@@ -25,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .audio import AudiotagError
 from .card import model_card
+from .core import AudiotagError, atomic_path
 from .graph import export_onnx, start_session
 
 if TYPE_CHECKING:  # serving imports this module: torch stays out of it
@@ -196,50 +194,13 @@ def open_session(
     return session
 
 # %% ../nbs/11_bundle.ipynb #274be7d8
-def _write(file: Path, data: bytes) -> None:
-    "Write and flush to the disk"
-    with open(file, "wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
-
-def _swap(new: Path, folder: Path) -> None:
-    "Put `new` in the place of `folder`, and what was there in the place of `new`"
-    try:
-        if ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(new), -100, os.fsencode(folder), 2) == 0: return
-    except (AttributeError, TypeError, OSError): pass
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.rename(old)
-    new.rename(folder)
-    old.rename(new)
-
-def _alive(pid: int) -> bool:
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except OSError: pass
-    return True
-
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    "A new folder to fill, which takes the place of `folder` at the end; nothing is changed where filling it fails"
-    for left in folder.parent.glob(f".{folder.name}.new-*"):
-        if not _alive(int(left.name.rpartition("-")[2])): shutil.rmtree(left, ignore_errors=True)
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    try:
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+    "A new folder to fill, which replaces `folder` at the end"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder) as new:
+        new.mkdir()
         yield new
-        _sync_folder(new)
-        if folder.exists(): _swap(new, folder)
-        else: new.rename(folder)
-        _sync_folder(folder.parent)
-    finally: shutil.rmtree(new, ignore_errors=True)
 
 @contextmanager
 def _plain_errors(folder: Path) -> Iterator[None]:
@@ -296,10 +257,10 @@ def save_bundle(
     if fault := _fault(about): raise BundleError(f"{folder.name}: its config {fault}")
     with _plain_errors(folder), _replacing(folder) as new:
         files = {ONNX: graph, WEIGHTS: _weights(model), CARD: model_card(about).encode()}
-        for file, data in files.items(): _write(new / file, data)
+        for file, data in files.items(): (new / file).write_bytes(data)
         if learner is not None: learner.export(new / LEARNER)
         about["files"] = {file: _digest(files[file]) for file in (ONNX, WEIGHTS)}
-        _write(new / CONFIG, _as_text(about).encode())
+        (new / CONFIG).write_text(_as_text(about), encoding="utf-8")
     return folder
 
 def update_bundle(
@@ -313,8 +274,7 @@ def update_bundle(
     with _plain_errors(place), _replacing(place) as new:
         for file in place.iterdir():
             if file.name not in (CONFIG, CARD): shutil.copy2(file, new / file.name)
-        _write(new / CARD, model_card(about).encode())
-        _write(new / CONFIG, _as_text(about).encode())
+        for file, text in ((CARD, model_card(about)), (CONFIG, _as_text(about))): (new / file).write_text(text, encoding="utf-8")
     return read_bundle(folder)
 
 def load_model(

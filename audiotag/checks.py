@@ -6,7 +6,6 @@
 __all__ = ['CHUNK', 'SILENT', 'FAULTS', 'NOTES', 'Check', 'check', 'shared_sources', 'without_sources']
 
 # %% ../nbs/06_checks.ipynb #ee9aee3d
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
+from .core import cpu_count
 from .measure import MEASURED, measure_many, near_pairs
 
 # %% ../nbs/06_checks.ipynb #4bbe833b
@@ -167,7 +167,7 @@ def check(table: pd.DataFrame, # The table of clips
     workers: int|None = None # Processes; as many as there are cores if None
     ) -> Check: # Facts, troubles, and faults in words
     "Open every clip of a data set and say what is wrong with it"
-    values, wrong = _measure_all(table, workers or os.cpu_count() or 1, progress)
+    values, wrong = _measure_all(table, workers or cpu_count(), progress)
     found = _found(table, values, wrong)
     files = pd.DataFrame({name: values[name] for name in ("sample_rate", "channels", "seconds", "peak", "clipped")}, table.index)
     files.insert(0, "clip_id", table.clip_id)

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from .audio import AudiotagError
+from .core import AudiotagError
 from .commands import DataDir, DataSet, Json, evaluate, pretrained, say, show, train
 
 # %% ../nbs/16_cli.ipynb #2c2ffd81

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .audio import SUFFIXES, AudiotagError
+from .audio import SUFFIXES
+from .core import AudiotagError
 
 # %% ../nbs/02a_clips.ipynb #c672a3cb
 class DatasetError(AudiotagError):

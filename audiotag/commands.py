@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .audio import AudiotagError
+from .core import AudiotagError
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from os import cpu_count
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,7 +33,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from tqdm.auto import tqdm
 
-from .audio import AudiotagError, read_clip
+from .audio import read_clip
+from .core import AudiotagError, cpu_count
 from .augment import TensorLogMel
 from .clips import several
 from .spectrogram import SpectrogramConfig, clip_image, front_end

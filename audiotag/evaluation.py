@@ -8,7 +8,6 @@ __all__ = ['METRICS', 'MEANS', 'EvaluationError', 'select', 'intervals', 'Evalua
 
 # %% ../nbs/14_evaluation.ipynb #22dda046
 import json
-import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from .audio import AudiotagError, load_audio
+from .audio import load_audio
 from .bundle import Bundle, probabilities, read_bundle, rejection_score
+from .core import AudiotagError, cpu_count, write_atomic
 from .metrics import accuracy, bootstrap, calibration_error, log_loss, lwlrap, macro_f1, map_at_k, score
 from .report import Bin, reliability, write_report
 from .tagger import Tagger
@@ -181,9 +181,8 @@ def answers(
     table: pd.DataFrame,  # path, start and end are read
 ) -> list[tuple[np.ndarray, np.ndarray, bool] | AudiotagError]:  # logits (labels,), embedding (features,), known; or the clip's error
     "What the served model says of each clip, in the table's order; a bar on a terminal"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows = list(table[["path", "start", "end"]].itertuples(index=False))
-    with ThreadPoolExecutor(cores) as pool:
+    with ThreadPoolExecutor(cpu_count()) as pool:
         return list(tqdm(pool.map(lambda row: _answer(tagger, row), rows), total=len(rows), unit=" clips", disable=None, file=sys.stderr))
 
 def _learnt(config: Mapping[str, Any], table: pd.DataFrame) -> int:
@@ -229,7 +228,7 @@ def save_report(
     "Write metrics.json and report.html; raises `EvaluationError` where the folder can't be written"
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
-        (Path(out) / "metrics.json").write_text(json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        write_atomic(Path(out) / "metrics.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
         return write_report(found, tagger, Path(out))
     except OSError as error: raise EvaluationError(f"{out} can't be written ({error.strerror}): choose another --out") from None
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .audio import AudiotagError, Source, crops, load_audio, trim_silence
+from .audio import Source, crops, load_audio, trim_silence
+from .core import AudiotagError
 from .timeline import above
 
 if TYPE_CHECKING:  # a map from the exported graph needs no torch

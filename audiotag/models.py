@@ -18,7 +18,7 @@ from fastai.torch_core import TensorBase
 from fastai.vision.models import xresnet
 from torch import Tensor, nn
 
-from .audio import AudiotagError
+from .core import AudiotagError
 from .backbones import MeanPool, RecurrentPool, crnn_body, mn_body, small_body, wave_body
 from .spectrogram import EFFICIENTAT, SpectrogramConfig
 from .weights import audioset_labels, fetch_imagenet, fetch_weights, match_audioset, read_state_dict

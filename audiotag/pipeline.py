@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .audio import AudiotagError
+from .core import AudiotagError
 from .bundle import read_bundle
 from .checks import shared_sources, without_sources
 from .datasets import assign_splits, min_clips, read_dataset

@@ -9,7 +9,7 @@ __all__ = ['TrainingError', 'Recipe', 'parse_setting', 'enough_epochs', 'recipe_
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from .audio import AudiotagError
+from .core import AudiotagError
 from .bundle import SCORES, read_bundle
 
 # %% ../nbs/11b_recipe.ipynb #129f477a

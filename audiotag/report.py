@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from .audio import load_audio
+from .core import write_atomic
 from .figures import coloured, data_uri, hertz_axis, percent, seconds_axis
 
 if TYPE_CHECKING:  # evaluation imports this module
@@ -251,5 +252,5 @@ def write_report(
 ) -> Path:  # report.html in it
     "Write the page; raises `OSError` where that can't be done"
     file = Path(out) / "report.html"
-    file.write_text(page(found, tagger, Path(out)), encoding="utf-8")
+    write_atomic(file, page(found, tagger, Path(out)))
     return file

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .audio import AudioError, AudiotagError, fit_length, stream_audio
+from .audio import AudioError, fit_length, stream_audio
+from .core import AudiotagError
 from .bundle import Bundle, BundleError, find_bundles, read_bundle
 from .figures import coloured, data_uri, hertz_axis, spectrogram_figure, tag_bars, timeline_figure
 from .tagger import Tagger

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .core import write_atomic
 from .distributed import is_main
 from .recipe import Recipe, TrainingError
 from .training import FIGURES, in_words, mean_and_spread, run_folder
@@ -39,7 +40,7 @@ def repeat(
         if result is None or place and _files(place) != result.get("files"):
             result = run(replace(recipe, seed=seed), place)
             if place: result["files"] = _files(place)
-            if is_main(): _write(file, result)
+            if is_main(): write_atomic(file, json.dumps(result))
         results.append({"seed": seed, **_figures(result), "clips": result["metrics"]["clips"]})
         if is_main(): print(f"seed {seed}: {in_words(results[-1])}", file=sys.stderr)
     return {"seeds": results, **mean_and_spread(results), "metrics": json.loads((kept / f"seed-{recipe.seed}.json").read_text())["metrics"], "runs": str(kept), "out": str(out or "")}
@@ -54,10 +55,3 @@ def _files(place: Path) -> dict | None:
     "The digests of the bundle there, which tell whether this run wrote it; None where there is none"
     config = place / "config.json"
     return json.loads(config.read_text()).get("files") if config.exists() else None
-
-
-def _write(file: Path, result: dict) -> None:
-    "Keep a result, whole or not at all"
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    part.replace(file)

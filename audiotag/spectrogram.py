@@ -33,7 +33,8 @@ from torchaudio.compliance.kaldi import get_mel_banks
 from torchaudio.functional import create_dct, melscale_fbanks
 from tqdm import tqdm
 
-from .audio import AudiotagError, fit_length, read_clip
+from .audio import fit_length, read_clip
+from .core import AudiotagError, cpu_count, write_atomic
 
 # %% ../nbs/02_spectrogram.ipynb #1714d565
 class SpectrogramError(AudiotagError):
@@ -279,22 +280,12 @@ def clip_image(source, # What `read_clip` reads
     samples = fit_length(samples, max(len(samples), config.n_fft+2))
     with torch.inference_mode(): return to_image(_cached_front_end(config)(torch.from_numpy(samples)[None])[0])
 
-def _replace(path: Path, data: bytes) -> None:
-    "Write a file that is there whole or not at all"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-
 def _convert_one(job: Job, config: SpectrogramConfig) -> str:
     "Write one image; the reason if the clip is bad. A disk that is full is no bad clip, and raises"
     try: image = clip_image(job.path, config, job.start, job.end)
     except Exception as e: # noqa: BLE001  whatever is wrong with one clip, the others go on
         return str(e) if isinstance(e, AudiotagError) else f"{Path(job.path).name} {type(e).__name__}: {e}"
-    try: _replace(Path(job.image), png(image, job.mark))
+    try: write_atomic(job.image, png(image, job.mark), sync=False)
     except OSError as e:
         if e.errno != errno.ENAMETOOLONG: raise
         return f"{Path(job.path).name} has too long a name for an image: shorten it"
@@ -334,9 +325,9 @@ def _alone(run: Callable) -> list:
 
 def _convert_all(jobs: list[Job], config: SpectrogramConfig, workers: int|None, progress: bool) -> list[str]:
     "The reasons of `_convert_one`, from as many processes as there are cores"
-    work, cores = partial(_convert_one, config=config), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    work = partial(_convert_one, config=config)
     bar = partial(tqdm, total=len(jobs), unit="clip", disable=None if progress else True)
-    workers = min(workers or cores, len(jobs)//16+1)
+    workers = min(workers or cpu_count(), len(jobs)//16+1)
     if workers == 1: return _alone(lambda: list(bar(map(work, jobs))))
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn" # a fork has torch loaded already
     try:
@@ -363,6 +354,6 @@ def convert(table: pd.DataFrame, # Clips: path, and where they have them clip_id
     reasons = dict(zip(todo, _convert_all([jobs[i] for i in todo], config, workers, progress)))
     bad = table.index.isin([i for i, reason in reasons.items() if reason])
     failed = table.loc[bad, [c for c in ("clip_id", "path") if c in table]].assign(reason=[reasons[i] for i in table.index[bad]])
-    for name, rows in (("failed.csv", failed), ("clips.csv", table.assign(image=names)[~bad])): _replace(out/name, rows.to_csv(index=False).encode())
-    _replace(out/"config.json", settings.encode())
+    for name, rows in (("failed.csv", failed), ("clips.csv", table.assign(image=names)[~bad])): write_atomic(out/name, rows.to_csv(index=False))
+    write_atomic(out/"config.json", settings)
     return Converted(len(todo)-len(failed), len(jobs)-len(todo), len(failed))

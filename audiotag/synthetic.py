@@ -9,7 +9,6 @@ __all__ = ['SAMPLE_RATE', 'FIRST_ID', 'UNVERIFIED', 'WRONG', 'SOURCE_CLIPS', 'VE
 # %% ../nbs/04_synthetic.ipynb #7760de36
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
@@ -20,6 +19,7 @@ import soundfile as sf
 from tqdm.auto import tqdm
 
 from .clips import DatasetError
+from .core import atomic_path
 from .sounds import FSD_SOUNDS, URBAN_SOUNDS, noise, shaped
 
 # %% ../nbs/04_synthetic.ipynb #8b3d906e
@@ -119,13 +119,10 @@ def _set_down(folder: Path, config: dict, make: Callable[[Path], None]) -> None:
     "Make a set beside its place, then put it there; raises `DatasetError` where something else lies"
     if folder.exists() and not (folder/"synthetic.json").exists() and any(folder.iterdir()):
         raise DatasetError(f"{folder} holds clips that audiotag didn't make, and leaves alone: choose another folder for the synthetic ones")
-    making, old = (folder.with_name(f".{what}-{folder.name}") for what in ("making", "old"))
-    for left_over in (making, old): shutil.rmtree(left_over, ignore_errors=True)
-    make(making)
-    (making/"synthetic.json").write_text(json.dumps(config, indent=1)+"\n")
-    if folder.exists(): folder.rename(old)
-    making.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder, sync=False) as making:
+        make(making)
+        (making/"synthetic.json").write_text(json.dumps(config, indent=1)+"\n")
 
 def _sets(out: str|Path, fsd_clips: int, urban_clips: int, seed: int) -> list[tuple[Path, dict, Callable]]:
     "Folder, configuration and maker of both sets"

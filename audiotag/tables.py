@@ -16,7 +16,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .audio import AudiotagError
+from .core import AudiotagError
 
 # %% ../nbs/13b_tables.ipynb #37c2acc2
 class ArchiveError(AudiotagError):

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .audio import AudiotagError, EmptyError, Source, crops, fit_length, is_silent, load_audio, probe, stream_audio, trim_silence
+from .audio import EmptyError, Source, crops, fit_length, is_silent, load_audio, probe, stream_audio, trim_silence
+from .core import AudiotagError
 from .bundle import Bundle, open_session, probabilities, read_bundle, rejection_score, similarity
 from .hub import fetch_bundle, is_address
 from .timeline import Segment, Timeline, cut_windows  # noqa: F401  (Segment: for who reads a timeline)

@@ -21,10 +21,22 @@ import numpy as np
 import pandas as pd
 from fastai.callback.schedule import Learner
 
-from .audio import AudiotagError, load_audio, probe
+from .audio import load_audio, probe
 from .bundle import check_place, read_bundle, save_bundle
-from .calibration import FIGURES, Answers, ask, calibrate, figures, in_words, labels_of, learnt_means, mean_and_spread, report
+from audiotag.calibration import (
+    FIGURES,
+    Answers,
+    ask,
+    calibrate,
+    figures,
+    in_words,
+    labels_of,
+    learnt_means,
+    mean_and_spread,
+    report,
+)
 from .clips import several
+from .core import AudiotagError, atomic_path, write_atomic
 from .datasets import DATASETS, assign_folds, assign_splits
 from .distributed import is_main
 from .learner import Job, begin, fit, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
@@ -242,7 +254,7 @@ def run_folder(table: pd.DataFrame, recipe: Recipe, folds: int | str, start: Pat
     folder = Path(runs) / f"{recipe.arch}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error: raise TrainingError(f"{folder} can't be made ({error.strerror}): choose another --runs") from None
-    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    write_atomic(folder / "recipe.json", json.dumps(asdict(recipe), indent=1))
     return folder
 
 
@@ -250,10 +262,9 @@ def kept_fold(file: Path, table: pd.DataFrame, recipe: Recipe, fold: int, labels
     "The answers for a fold: from the disk, or from a training whose answers then lie there, whole or not at all"
     if file.exists():
         with np.load(file) as kept: return Answers(**kept)
-    answers, part = one_fold(table, recipe, fold, labels, job), file.with_suffix(".part")
+    answers = one_fold(table, recipe, fold, labels, job)
     if is_main():
-        with part.open("wb") as f: np.savez(f, **{name: values for name, values in answers._asdict().items() if values is not None})
-        part.replace(file)
+        with atomic_path(file) as part, part.open("wb") as f: np.savez(f, **{name: values for name, values in answers._asdict().items() if values is not None})
     return answers
 
 
@@ -269,9 +280,8 @@ def save_out_of_fold(file: Path, table: pd.DataFrame, answers: Answers, labels: 
     "A line a clip: clip_id, source_id, fold, label, similarity to the nearest class mean, and each label's logit, with 5 significant digits"
     about = table[["clip_id", "source_id", "fold", "label"]].reset_index(drop=True)
     if answers.near is not None: about["similarity"] = answers.near
-    part = file.with_name(f".{file.name}.part")
-    pd.concat([about, pd.DataFrame(answers.logits, columns=labels)], axis=1).to_csv(part, index=False, float_format="%.5g")
-    return part.replace(file)
+    write_atomic(file, pd.concat([about, pd.DataFrame(answers.logits, columns=labels)], axis=1).to_csv(index=False, float_format="%.5g"))
+    return file
 
 # %% ../nbs/12_training.ipynb #a2261a7a
 def wrap_pretrained(

@@ -24,7 +24,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from .audio import AudiotagError
+from .core import AudiotagError
 
 # %% ../nbs/04a_transfer.ipynb #e4a14ae6
 WAITS = (1, 2, 4, 8, 16, 32) # seconds after the first, second ... try in a row that brought nothing

@@ -30,7 +30,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
-from .audio import AudioError, AudiotagError
+from .audio import AudioError
+from .core import AudiotagError
 from .bundle import Bundle
 from .figures import alert, files_table, model_summary, vocabulary
 from .reports import EMPTY, MAX_MINUTES, clip_report, find_models, hear, load_tagger, tag_file, tag_files

@@ -19,7 +19,7 @@ import timm
 import torch
 from torch import Tensor
 
-from .audio import AudiotagError
+from .core import AudiotagError
 
 # %% ../nbs/08b_weights.ipynb #05448f12
 _RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/"

@@ -14,7 +14,7 @@ import soundfile as sf
 import torch
 from tiny import CONFIG, LABELS, Bands, save_tiny, tone
 
-from audiotag.audio import AudiotagError
+from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError, load_model, open_session, probabilities, read_bundle, save_bundle, update_bundle
 from audiotag.tagger import Tagger
 
@@ -140,17 +140,17 @@ def test_every_flipped_or_lost_byte_of_the_graph_is_found(copy):
     with pytest.raises(BundleError, match="is damaged"): read_bundle(copy)
 
 
-# Overwrite a bundle in a forked child that kills itself before the first line of bundle.py, the second, the third ..., and look after each kill
+# Overwrite a bundle in a forked child that kills itself before each line of bundle.py and core.py in turn, and look after each kill
 # at what is there. (Exporting isn't what is tested, and takes seconds: the graphs are given.)
 KILL = """
 import itertools, os, signal, sys
 from pathlib import Path
 import torch
-from audiotag import bundle
+from audiotag import bundle, core
 from tiny import LABELS, CONFIG, Bands
 torch.set_num_threads(1)
 folder, graphs = sys.argv[1], [Path(path, "model.onnx").read_bytes() for path in sys.argv[2:4]]
-if "renames" in sys.argv: bundle.ctypes = None  # as where the kernel can't exchange
+if "renames" in sys.argv: core.ctypes = None  # as where the kernel can't exchange
 def save(i):
     bundle.export_onnx = lambda *args: graphs[i % 2]
     name = f"number {i}"
@@ -158,7 +158,7 @@ def save(i):
 def die_before(line):
     lines = itertools.count()
     def trace(frame, event, arg):
-        if frame.f_code.co_filename != bundle.__file__: return None
+        if frame.f_code.co_filename not in (bundle.__file__, core.__file__): return None
         if event == "line" and next(lines) == line: os.kill(os.getpid(), signal.SIGKILL)
         return trace
     sys.settrace(trace)
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_costs_nothing(copy, bundle):
 
 
 def test_without_the_kernels_exchange_two_renames_do(copy, monkeypatch):
-    monkeypatch.setattr("audiotag.bundle.ctypes", None)
+    monkeypatch.setattr("audiotag.core.ctypes", None)
     update_bundle(copy, name="new")
     assert read_bundle(copy).name == "new" and os.listdir(copy.parent) == ["copy"]
 

@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from fastcore.basics import noop
 from torch import nn
 
-from audiotag.audio import AudiotagError
+from audiotag.core import AudiotagError
 from audiotag.augment import MixClips, TensorLogMel, spec_tfms, wave_tfms
 from audiotag.dataloaders import ReadClip, clip_dls, table_clips
 from audiotag.spectrogram import SpectrogramConfig, convert

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 import soundfile as sf
 
-from audiotag.audio import AudiotagError, find_audio
+from audiotag.audio import find_audio
+from audiotag.core import AudiotagError
 from audiotag.clips import DatasetError, DatasetWarning, read_rows
 from audiotag.datasets import (
     DATASETS,

@@ -114,7 +114,7 @@ def test_start_and_end_cut_before_anything_else(bundle, tmp_path):
 
 
 def test_faults_end_in_one_line_that_names_them(bundle, clips, tmp_path):
-    from audiotag.audio import AudiotagError
+    from audiotag.core import AudiotagError
     from audiotag.datasets import read_dataset
     from audiotag.evaluation import evaluate, select
     table = read_dataset(clips)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from audiotag import weights
-from audiotag.audio import AudiotagError
+from audiotag.core import AudiotagError
 from audiotag.models import create_model, default_config, param_groups
 from audiotag.spectrogram import EFFICIENTAT, SpectrogramConfig
 

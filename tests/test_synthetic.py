@@ -116,12 +116,11 @@ def test_second_call_touches_nothing(whole):
 @pytest.mark.parametrize("set_name,fsd,urban", [("FSDKaggle2018", 900, 10), ("UrbanSound8K", 60, 900)])
 def test_killed_half_way_is_redone(tmp_path, set_name, fsd, urban):
     process = subprocess.Popen([sys.executable, "-c", MAKE, str(tmp_path/"out"), str(fsd), str(urban)])
-    making = tmp_path/f"out/.making-{set_name}"
     deadline = time.time()+60
-    while len(list(making.rglob("*.wav"))) < 5 and time.time() < deadline: time.sleep(.005)
+    while len(list((tmp_path/"out").glob(f".{set_name}.*.part/**/*.wav"))) < 5 and time.time() < deadline: time.sleep(.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert making.is_dir() and not (tmp_path/"out"/set_name).exists(), "what is half done has not taken its name"
+    assert list((tmp_path/"out").glob(f".{set_name}.*.part")) and not (tmp_path/"out"/set_name).exists(), "what is half done has not taken its name"
     assert not is_made(tmp_path/"out", fsd, urban)
     make_synthetic(tmp_path/"out", 60, 20, progress=False)
     make_synthetic(tmp_path/"clean", 60, 20, progress=False)

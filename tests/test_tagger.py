@@ -11,7 +11,8 @@ import pytest
 import soundfile as sf
 from tiny import save_tiny, tone
 
-from audiotag.audio import AudioError, AudiotagError
+from audiotag.audio import AudioError
+from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError
 from audiotag.tagger import LONG, Tagger
 from audiotag.timeline import timeline_audacity, timeline_csv, timeline_json

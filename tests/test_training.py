@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 
 from audiotag import cli
-from audiotag.audio import AudiotagError
+from audiotag.core import AudiotagError
 
 RATE = 16000
 QUICK = ["--epochs", "1", "--set", "crop_seconds=1", "--set", "bs=8", "--device", "cpu", "--json"]
