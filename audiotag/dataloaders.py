@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 from .audio import read_clip
 from .core import AudiotagError, cpu_count
 from .augment import TensorLogMel
-from .clips import several
+from .datasets import several
 from .spectrogram import SpectrogramConfig, clip_image, front_end
 
 # fastxtend can only be imported after audiotag.augment

@@ -23,8 +23,7 @@ import pooch
 import requests
 from filelock import FileLock, Timeout
 
-from .clips import DatasetError, DatasetWarning
-from .datasets import DATASETS
+from .datasets import DATASETS, DatasetError, DatasetWarning
 from .transfer import DownloadError, ResumingDownloader, on_disk, read_text, remote_size
 from .unpack import check_inside, unpack
 

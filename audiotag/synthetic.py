@@ -18,7 +18,7 @@ import numpy as np
 import soundfile as sf
 from tqdm.auto import tqdm
 
-from .clips import DatasetError
+from .datasets import DatasetError
 from .core import atomic_path
 from .sounds import FSD_SOUNDS, URBAN_SOUNDS, noise, shaped
 

@@ -35,9 +35,8 @@ from audiotag.calibration import (
     mean_and_spread,
     report,
 )
-from .clips import several
 from .core import AudiotagError, atomic_path, write_atomic
-from .datasets import DATASETS, assign_folds, assign_splits
+from .datasets import DATASETS, assign_folds, assign_splits, several
 from .distributed import is_main
 from .learner import Job, begin, fit, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
 from .models import create_model, default_config

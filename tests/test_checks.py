@@ -105,7 +105,7 @@ def test_file_that_went_away_after_the_table_was_read(tmp_path):
     assert faults(table).startswith("1 clip can't be used: ") and "is not there" in faults(table)
 
 
-@pytest.mark.filterwarnings("ignore::audiotag.clips.DatasetWarning")
+@pytest.mark.filterwarnings("ignore::audiotag.datasets.DatasetWarning")
 def test_file_that_the_table_lists_and_nobody_has(tmp_path):
     write(tmp_path/"1.wav", sound(1))
     (tmp_path/"t.csv").write_text("fname,label\n1.wav,x\n2.wav,x\n")

@@ -12,7 +12,7 @@ import soundfile as sf
 
 from audiotag.audio import find_audio
 from audiotag.core import AudiotagError
-from audiotag.clips import DatasetError, DatasetWarning, read_rows
+from audiotag.datasets import DatasetError, DatasetWarning, read_rows
 from audiotag.datasets import (
     DATASETS,
     assign_folds,
