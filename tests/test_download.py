@@ -26,7 +26,7 @@ import pytest
 from audiotag import download as module
 from audiotag import transfer
 from audiotag.download import download
-from audiotag.transfer import DownloadError
+from audiotag.download import DownloadError
 
 NAME = "UrbanSound8K.tar.gz"
 
@@ -358,7 +358,7 @@ def test_harmful_archive(server, tmp_path, content, words):
 
 
 def test_bomb(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("audiotag.unpack.SLACK", 1_000_000)
+    monkeypatch.setattr("audiotag.download.SLACK", 1_000_000)
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as packed:
         info = tarfile.TarInfo("UrbanSound8K/audio/a.wav")
