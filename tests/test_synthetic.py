@@ -18,7 +18,7 @@ from audiotag.datasets import (
     read_fsdkaggle2018,
     read_urbansound8k,
 )
-from audiotag.sounds import FSD_SOUNDS, URBAN_SOUNDS
+from audiotag.synthetic import FSD_SOUNDS, URBAN_SOUNDS
 from audiotag.synthetic import SAMPLE_RATE, example_clips, is_made, make_synthetic
 
 MAKE = "import sys; from audiotag.synthetic import make_synthetic; make_synthetic(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
