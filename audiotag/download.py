@@ -246,7 +246,7 @@ def unpack(archive: Path, # A zip, or a tar packed in any way
             raise DownloadError(f"{archive.name} is damaged ({why}): get it from another place") from None
     return written
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
+def _member_blocks(file: BinaryIO) -> Iterator[bytes]:
     "The content; an `OSError` of reading is no fault of the disk that is written to"
     try: yield from iter(lambda: file.read(1 << 18), b"")
     except OSError as e: raise EOFError(str(e)) from None
@@ -256,7 +256,7 @@ def _write(file: BinaryIO, path: Path, most: int, archive: str) -> int:
     size = 0
     with on_disk(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
     with on_disk(path), open(path, "xb", buffering=0) as out:
-        for block in _blocks(file):
+        for block in _member_blocks(file):
             size += len(block)
             if size > most: raise DownloadError(f"{archive} unpacks to over {RATIO} times its size, as no archive of sounds does: don't use it")
             out.write(block)

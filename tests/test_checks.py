@@ -10,7 +10,7 @@ import soundfile as sf
 
 from audiotag.checks import check
 from audiotag.datasets import DATASETS, assign_splits, read_csv, read_folder
-from audiotag.measure import distance, fingerprint, measure, near_pairs
+from audiotag.checks import distance, fingerprint, measure, near_pairs
 
 RATE = 22050
 
