@@ -31,10 +31,16 @@ from .bundle import load_model, read_bundle
 from .callbacks import AverageWeights, MaskLosses, OutlierExposure, Progress
 from .dataloaders import clip_dls
 from .distributed import distributed, local_device
-from .models import create_model, default_config, init_head_from_audioset, param_groups, replace_head
+from audiotag.models import (
+    EFFICIENTAT_WEIGHTS,
+    create_model,
+    default_config,
+    init_head_from_audioset,
+    param_groups,
+    replace_head,
+)
 from .recipe import Recipe, TrainingError
 from .spectrogram import SpectrogramConfig, front_end
-from .weights import EFFICIENTAT_WEIGHTS
 
 # %% ../nbs/11e_learner.ipynb #36868777
 @dataclass(frozen=True)

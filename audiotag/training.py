@@ -39,11 +39,10 @@ from .core import AudiotagError, atomic_path, write_atomic
 from .datasets import DATASETS, assign_folds, assign_splits, several
 from .distributed import is_main
 from .learner import Job, begin, fit, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
-from .models import create_model, default_config
+from .models import EFFICIENTAT_WEIGHTS, audioset_labels, create_model, default_config
 from .noisy import prepared
 from .recipe import Recipe, TrainingError, recipe_for
 from .spectrogram import SpectrogramConfig
-from .weights import EFFICIENTAT_WEIGHTS, audioset_labels
 
 _all_ = ["Recipe", "TrainingError", "fit", "make_learner", "predict_clips", "recipe_for", "report"]  # what people look for here
 
