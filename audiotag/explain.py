@@ -15,7 +15,7 @@ import numpy as np
 
 from .audio import Source, crops, load_audio, trim_silence
 from .core import AudiotagError
-from .timeline import above
+from .tagger import above
 
 if TYPE_CHECKING:  # a map from the exported graph needs no torch
     import torch

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from .timeline import Segment, timeline_audacity, timeline_csv
+from .tagger import Segment, timeline_audacity, timeline_csv
 
 # %% ../nbs/13e_figures.ipynb #3b48db88
 def spoken(

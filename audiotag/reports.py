@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from .audio import AudioError, fit_length, stream_audio
-from .core import AudiotagError
 from .bundle import Bundle, BundleError, find_bundles, read_bundle
+from .core import AudiotagError
 from .figures import coloured, data_uri, hertz_axis, spectrogram_figure, tag_bars, timeline_figure
-from .tagger import Tagger
-from .timeline import Segment
+from .tagger import Segment, Tagger
 
 # %% ../nbs/14f_reports.ipynb #7f0ec055
 MAX_MINUTES = 10 # of an upload

@@ -15,7 +15,7 @@ from audiotag.audio import AudioError
 from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError
 from audiotag.tagger import LONG, Tagger
-from audiotag.timeline import timeline_audacity, timeline_csv, timeline_json
+from audiotag.tagger import timeline_audacity, timeline_csv, timeline_json
 
 HERE = Path(__file__).parent
 
