@@ -142,7 +142,7 @@ def tag(
     "Tag sounds: the most probable labels with their probabilities"
     if out: return tag_table(files, out, engine, address, as_json, model=model, top=top, workers=workers, kaggle=format is Format.kaggle)
     if engine is Engine.ray or format is Format.kaggle: raise AudiotagError("--engine ray and --format kaggle write a table: say with --out where")
-    from audiotag.archive import tag_row
+    from audiotag.batch import tag_row
     from audiotag.audio import find_audio
     from audiotag.tagger import Tagger
     tagger = Tagger.load(model)
@@ -160,9 +160,9 @@ def tag_table(files: list[Path], out: Path, engine: Engine, address: str | None,
     "Tag many files into a table; exit code 1 where some failed"
     from tqdm import tqdm
 
-    from audiotag.archive import tag_files
+    from audiotag.batch import tag_files
     if engine is Engine.ray:
-        from audiotag.cluster import ray_rows
+        from audiotag.batch import ray_rows
         job["engine"] = partial(ray_rows, address=address)
     with tqdm(unit=" files", disable=None, file=sys.stderr) as bar:
         def progress(done: int, total: int, failed: int) -> None:

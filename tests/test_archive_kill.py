@@ -14,13 +14,13 @@ import pytest
 import soundfile as sf
 from tiny import save_tiny, tone
 
-from audiotag.archive import CHUNK, local_rows, tag_files
-from audiotag.tables import ArchiveError
+from audiotag.batch import CHUNK, local_rows, tag_files
+from audiotag.batch import ArchiveError
 
 HERE = Path(__file__).parent
 RUN = """
 import sys, time
-from audiotag.archive import tag_files
+from audiotag.batch import tag_files
 def tell(*counts):
     print(*counts, flush=True)
     time.sleep(.01)
@@ -92,7 +92,7 @@ def test_a_file_that_kills_its_worker_is_named_and_the_others_are_tagged(sounds,
     (tmp_path / "sitecustomize.py").write_text("""
 import os, sys
 if "serve_paths" in " ".join(sys.orig_argv):
-    import audiotag.archive as archive
+    import audiotag.batch as archive
     tag = archive.tag_row
     archive.tag_row = lambda tagger, path, top: os.abort() if path.endswith("007.WAV") else tag(tagger, path, top)
 """)

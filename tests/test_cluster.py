@@ -8,9 +8,9 @@ import pytest
 import soundfile as sf
 from tiny import save_tiny, tone
 
-from audiotag.archive import CHUNK, tag_files
-from audiotag.cluster import ray_rows, tag_files_ray
-from audiotag.tables import ArchiveError
+from audiotag.batch import CHUNK, tag_files
+from audiotag.batch import ray_rows, tag_files_ray
+from audiotag.batch import ArchiveError
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ def test_the_probe_sees_what_is_loaded(): assert heavy("import matplotlib") == [
 
 def test_importing_loads_nothing_heavy():
     assert heavy("import audiotag; from audiotag import Tagger, Tag") == []
-    assert heavy("import audiotag.audio, audiotag.graph, audiotag.card, audiotag.bundle, audiotag.hub, audiotag.tagger, audiotag.tagger, audiotag.tables, audiotag.archive, audiotag.cluster") == []
+    assert heavy("import audiotag.audio, audiotag.graph, audiotag.card, audiotag.bundle, audiotag.hub, audiotag.tagger, audiotag.tagger, audiotag.batch, audiotag.batch, audiotag.batch") == []
 
 
 def test_importing_the_package_loads_not_even_numpy():
@@ -42,7 +42,7 @@ tagger = Tagger.load(sys.argv[1])
 assert tagger.tag(sys.argv[2])[0].label == "middle"
 assert tagger.timeline(sys.argv[2])[0].label == "middle"
 tagger.spectrogram(sys.argv[2]), tagger.heat(sys.argv[2], "low")
-from audiotag.archive import tag_files
+from audiotag.batch import tag_files
 assert tag_files([sys.argv[2]], sys.argv[1] + "/../t.csv", sys.argv[1], workers=1).files == 1
 """
     assert heavy(code, tmp_path / "tiny", tmp_path / "a.wav") == []
