@@ -21,8 +21,7 @@ from torch import nn
 from .audio import fit_length, read_clip
 from .bundle import class_means, probabilities, rejection_score, similarity
 from .datasets import several
-from .distributed import local_device
-from .learner import predict_clips
+from .learner import local_device, predict_clips
 from .metrics import lwlrap, score
 from .recipe import Recipe
 from .spectrogram import SpectrogramConfig, front_end

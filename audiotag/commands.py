@@ -77,7 +77,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     "Train a tagger, or fine-tune one (--from), and write its bundle"
-    from audiotag.distributed import is_main
+    from audiotag.learner import is_main
     from audiotag.recipe import recipe_for
     given = {"arch": arch, "weights": weights, "input": input and input.value, "multilabel": multilabel or None, "epochs": epochs, "lr": lr, "seed": seed}
     changes = {k: str(v) for k, v in given.items() if v is not None} | dict(map(pair, settings or []))

@@ -15,8 +15,7 @@ import pandas as pd
 from .bundle import softmax
 from .calibration import fit_temperature, targets_of
 from .datasets import assign_folds
-from .distributed import is_main
-from .learner import Job, begin, fit, job_config, predict_clips
+from .learner import Job, begin, fit, is_main, job_config, predict_clips
 from .recipe import Recipe, TrainingError
 
 # %% ../nbs/11g_noisy.ipynb #f7daab85

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from .core import write_atomic
-from .distributed import is_main
+from .learner import is_main
 from .recipe import Recipe, TrainingError
 from .training import FIGURES, in_words, mean_and_spread, run_folder
 

@@ -37,8 +37,7 @@ from audiotag.calibration import (
 )
 from .core import AudiotagError, atomic_path, write_atomic
 from .datasets import DATASETS, assign_folds, assign_splits, several
-from .distributed import is_main
-from .learner import Job, begin, fit, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
+from .learner import Job, begin, fit, is_main, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
 from .models import EFFICIENTAT_WEIGHTS, audioset_labels, create_model, default_config
 from .noisy import prepared
 from .recipe import Recipe, TrainingError, recipe_for

@@ -15,7 +15,7 @@ import numpy as np, torch
 from fastai.torch_core import rank_distrib
 from audiotag.audio import AudiotagError
 from audiotag.datasets import read_dataset
-from audiotag.distributed import distributed, is_main, local_device
+from audiotag.learner import distributed, is_main, local_device
 from audiotag.learner import make_learner
 from audiotag.recipe import Recipe
 data, out = sys.argv[1:]
