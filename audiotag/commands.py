@@ -101,7 +101,7 @@ def chosen(dataset: str, data: Path, min_clips: int, multilabel: bool, without: 
 def trained(table: "DataFrame", recipe: "Recipe", out: Path | None, runs: Path, folds: int | None, test_fold: int | None, seeds: int | None, job: dict) -> dict:
     "The result of one training, or of one a fold, or of as many as there are seeds; with `text`, what it says to a person"
     from audiotag import training
-    from audiotag.seeds import repeat
+    from audiotag.training import repeat
     if folds is not None and test_fold is not None: raise AudiotagError("--folds holds out every fold, --test-fold one: leave one of them out")
 
     def once(recipe: "Recipe", out: Path | None) -> dict:
