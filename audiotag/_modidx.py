@@ -227,6 +227,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'audiotag.cli.publish': ('cli.html#publish', 'audiotag/cli.py'),
                               'audiotag.cli.reusable': ('cli.html#reusable', 'audiotag/cli.py'),
                               'audiotag.cli.run': ('cli.html#run', 'audiotag/cli.py'),
+                              'audiotag.cli.run_pipeline': ('cli.html#run_pipeline', 'audiotag/cli.py'),
                               'audiotag.cli.say': ('cli.html#say', 'audiotag/cli.py'),
                               'audiotag.cli.settings_of': ('cli.html#settings_of', 'audiotag/cli.py'),
                               'audiotag.cli.show': ('cli.html#show', 'audiotag/cli.py'),

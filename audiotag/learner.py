@@ -30,7 +30,6 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import Learner
 from fastai.data.core import TfmdDL
 from fastai.distributed import DistributedDL, DistributedTrainer
-from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy as batch_accuracy
 from fastai.torch_core import default_device, num_distrib, rank_distrib, set_seed
@@ -42,14 +41,8 @@ from .audio import crops, read_clip
 from .augment import BackgroundNoise, LowPass, MixClips, coloured_noise, spec_tfms, wave_tfms
 from .bundle import load_model, read_bundle
 from .dataloaders import clip_dls
-from audiotag.models import (
-    EFFICIENTAT_WEIGHTS,
-    create_model,
-    default_config,
-    init_head_from_audioset,
-    param_groups,
-    replace_head,
-)
+from .models import EFFICIENTAT_WEIGHTS, create_model, default_config, init_head_from_audioset, param_groups
+from .models import replace_head
 from .recipe import Recipe, TrainingError
 from .spectrogram import SpectrogramConfig, front_end
 
