@@ -420,7 +420,7 @@ def publish(
     repo: Annotated[str, typer.Option(help="user/name on the hub")],
 ) -> None:
     "Put a bundle on the Hugging Face hub, without the pickle"
-    from audiotag.hub import publish_bundle
+    from audiotag.export import publish_bundle
     print(publish_bundle(model, repo))
 
 

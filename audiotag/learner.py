@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['is_main', 'local_device', 'ShardedDL', 'distributed', 'Progress', 'AverageWeights', 'made_noise', 'OutlierExposure',
-           'MaskLosses', 'Job', 'input_config', 'job_config', 'augmentation', 'batch_tfms', 'mixing', 'map3',
-           'usable_device', 'make_learner', 'begin', 'stages', 'watching', 'fit', 'predict_clips']
+           'MaskLosses', 'load_model', 'Job', 'input_config', 'job_config', 'augmentation', 'batch_tfms', 'mixing',
+           'map3', 'usable_device', 'make_learner', 'begin', 'stages', 'watching', 'fit', 'predict_clips']
 
 # %% ../nbs/11e_learner.ipynb #237c92c3
 import os
@@ -34,12 +34,13 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy as batch_accuracy
 from fastai.torch_core import default_device, num_distrib, rank_distrib, set_seed
 from fasttransform import Transform
+from safetensors.torch import load
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .audio import crops, read_clip
 from .augment import BackgroundNoise, LowPass, MixClips, coloured_noise, spec_tfms, wave_tfms
-from .bundle import load_model, read_bundle
+from .bundle import WEIGHTS, BundleError, read_bundle, read_verified
 from .dataloaders import clip_dls
 from .models import EFFICIENTAT_WEIGHTS, create_model, default_config, init_head_from_audioset, param_groups
 from .models import replace_head
@@ -251,6 +252,17 @@ class MaskLosses(Callback):
         losses = self.loss_grad.view(self.pred.shape[0], -1).mean(1)
         self.learn.loss_grad = losses[self.counted(losses)].mean()
         self.learn.loss = self.loss_grad.clone()
+
+# %% ../nbs/11e_learner.ipynb #58a4e71c
+def load_model(
+    folder: str | Path,
+) -> "torch.nn.Module":  # an AudioNet on the CPU, in evaluation mode
+    "The network of a bundle, to go on training or to look inside; raises `BundleError`"
+    bundle = read_bundle(folder)
+    model = create_model(bundle.architecture["name"], len(bundle.labels), SpectrogramConfig.from_dict(bundle.spectrogram), **bundle.architecture["kwargs"])
+    try: model.load_state_dict(load(read_verified(bundle, WEIGHTS)))
+    except RuntimeError: raise BundleError(f"{bundle.folder / WEIGHTS} doesn't fit the architecture {bundle.architecture['name']}: export the model again") from None
+    return model.eval()
 
 # %% ../nbs/11e_learner.ipynb #36868777
 @dataclass(frozen=True)

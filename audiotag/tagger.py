@@ -20,20 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from audiotag.audio import (
-    EmptyError,
-    Source,
-    crops,
-    fit_length,
-    is_silent,
-    load_audio,
-    probe,
-    stream_audio,
-    trim_silence,
-)
-from .bundle import Bundle, open_session, probabilities, read_bundle, rejection_score, similarity
+from .audio import EmptyError, Source, crops, fit_length, is_silent, load_audio, probe, stream_audio
+from .audio import trim_silence
+from .bundle import Bundle, fetch_bundle, is_address, open_session, probabilities, read_bundle, rejection_score
+from .bundle import similarity
 from .core import AudiotagError
-from .hub import fetch_bundle, is_address
 
 if TYPE_CHECKING:
     import onnxruntime

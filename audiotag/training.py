@@ -24,7 +24,8 @@ import pandas as pd
 from fastai.callback.schedule import Learner
 
 from .audio import load_audio, probe
-from .bundle import check_place, read_bundle, save_bundle, softmax
+from .bundle import read_bundle, softmax
+from .export import check_place, save_bundle
 from audiotag.calibration import (
     FIGURES,
     Answers,

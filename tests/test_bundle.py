@@ -15,7 +15,9 @@ import torch
 from tiny import CONFIG, LABELS, Bands, save_tiny, tone
 
 from audiotag.core import AudiotagError
-from audiotag.bundle import BundleError, load_model, open_session, probabilities, read_bundle, save_bundle, update_bundle
+from audiotag.bundle import BundleError, open_session, probabilities, read_bundle
+from audiotag.export import save_bundle, update_bundle
+from audiotag.learner import load_model
 from audiotag.tagger import Tagger
 
 HERE = Path(__file__).parent
@@ -140,25 +142,25 @@ def test_every_flipped_or_lost_byte_of_the_graph_is_found(copy):
     with pytest.raises(BundleError, match="is damaged"): read_bundle(copy)
 
 
-# Overwrite a bundle in a forked child that kills itself before each line of bundle.py and core.py in turn, and look after each kill
+# Overwrite a bundle in a forked child that kills itself before each line of export.py and core.py in turn, and look after each kill
 # at what is there. (Exporting isn't what is tested, and takes seconds: the graphs are given.)
 KILL = """
 import itertools, os, signal, sys
 from pathlib import Path
 import torch
-from audiotag import bundle, core
+from audiotag import bundle, core, export
 from tiny import LABELS, CONFIG, Bands
 torch.set_num_threads(1)
 folder, graphs = sys.argv[1], [Path(path, "model.onnx").read_bytes() for path in sys.argv[2:4]]
 if "renames" in sys.argv: core.ctypes = None  # as where the kernel can't exchange
 def save(i):
-    bundle.export_onnx = lambda *args: graphs[i % 2]
+    export.export_onnx = lambda *args: graphs[i % 2]
     name = f"number {i}"
-    bundle.save_bundle(folder, Bands().eval(), name=name, labels=[name, *LABELS[1:]], config=CONFIG, crop_seconds=1.)
+    export.save_bundle(folder, Bands().eval(), name=name, labels=[name, *LABELS[1:]], config=CONFIG, crop_seconds=1.)
 def die_before(line):
     lines = itertools.count()
     def trace(frame, event, arg):
-        if frame.f_code.co_filename not in (bundle.__file__, core.__file__): return None
+        if frame.f_code.co_filename not in (export.__file__, core.__file__): return None
         if event == "line" and next(lines) == line: os.kill(os.getpid(), signal.SIGKILL)
         return trace
     sys.settrace(trace)
@@ -196,10 +198,10 @@ FULL = """
 import resource, sys, torch
 from pathlib import Path
 from types import SimpleNamespace
-from audiotag import bundle
+from audiotag import export
 from audiotag.audio import AudiotagError
 from tiny import save_tiny
-bundle.export_onnx = lambda *args: Path(sys.argv[2], "model.onnx").read_bytes()
+export.export_onnx = lambda *args: Path(sys.argv[2], "model.onnx").read_bytes()
 learner = SimpleNamespace(export=lambda path: torch.save(torch.zeros(10**6), path))
 for limit in 10_000, 2_000_000:  # too little for the graph; enough for that, and too little for the learner
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))

@@ -32,7 +32,7 @@ def bundle(tmp_path_factory, config) -> Path:
     "Three labels that follow from the energy in groups of mel bands: nothing was trained"
     import torch
 
-    from audiotag.bundle import save_bundle
+    from audiotag.export import save_bundle
 
     class Bands(torch.nn.Module):
         arch, kwargs, pooled_linear = "bands", {}, True
@@ -271,7 +271,8 @@ def test_heat_lies_within_the_chirp(tmp_path):
     "The issue's figure: 80 % of the heat above half its maximum, in 90 % of 200 clips, from the learner and from the exported graph"
     import torch
 
-    from audiotag.bundle import load_model, save_bundle
+    from audiotag.export import save_bundle
+    from audiotag.learner import load_model
     from audiotag.explain import class_map, grad_cam, heat_inside, trace
     from audiotag.models import create_model
     from audiotag.spectrogram import SpectrogramConfig

@@ -86,7 +86,7 @@ def bundle(tmp_path_factory):
 
 
 def test_what_goes_up_comes_down_and_tags_without_the_pickle(hub, bundle, tmp_path):
-    from audiotag.hub import publish_bundle
+    from audiotag.export import publish_bundle
     from audiotag.tagger import Tagger
     assert publish_bundle(bundle, "ann/tiny") == f"{hub}/ann/tiny"
     assert sorted(Hub.files["ann/tiny"]) == ["README.md", "config.json", "model.onnx", "model.safetensors"]
@@ -99,7 +99,8 @@ def test_what_goes_up_comes_down_and_tags_without_the_pickle(hub, bundle, tmp_pa
 
 
 def test_the_second_load_takes_the_cache(hub, bundle):
-    from audiotag.hub import fetch_bundle, publish_bundle
+    from audiotag.bundle import fetch_bundle
+    from audiotag.export import publish_bundle
     publish_bundle(bundle, "ann/tiny")
     first = fetch_bundle("ann/tiny")
     Hub.asked.clear()
@@ -109,7 +110,7 @@ def test_the_second_load_takes_the_cache(hub, bundle):
 
 def test_errors_are_one_line_each(hub, bundle, monkeypatch):
     from audiotag.bundle import BundleError
-    from audiotag.hub import publish_bundle
+    from audiotag.export import publish_bundle
     from audiotag.tagger import Tagger
     told = []
     with pytest.raises(BundleError, match="neither a folder here nor a model on the hub") as e: Tagger.load("ann/nothing")

@@ -44,13 +44,14 @@ def test_a_second_run_says_what_it_reused(ran, home):
 
 
 def test_shuffled_labels_teach_nothing(ran, home):
-    from audiotag.datasets import assign_splits, read_dataset
     from audiotag.cli import SYNTHETIC
+    from audiotag.datasets import assign_splits, read_dataset
+    from audiotag.spectrogram import SpectrogramConfig
     from audiotag.training import recipe_for, train
     table = assign_splits(read_dataset(home / "data" / "synthetic" / "FSDKaggle2018"))
     learnt = table.split != "test"
     rng = np.random.default_rng(0)
     table.loc[learnt, "label"] = rng.permutation(table.label[learnt].to_numpy())
     recipe = recipe_for({"crop_seconds": "2", "bs": "16", "epochs": "10"}, len(table))
-    figures = train(table, recipe, images=home / "data" / "synthetic-images" / "fsdkaggle2018", config=SYNTHETIC, device="cpu")["metrics"]
+    figures = train(table, recipe, images=home / "data" / "synthetic-images" / "fsdkaggle2018", config=SpectrogramConfig(**SYNTHETIC), device="cpu")["metrics"]
     assert figures["split"] == "test" and figures["accuracy"] < 0.25  # 12 classes: chance is 0.083, and 0.25 is six standard deviations above

@@ -43,7 +43,7 @@ def models(tmp_path_factory):
     import onnx
     import torch
 
-    from audiotag.bundle import save_bundle
+    from audiotag.export import save_bundle
     from audiotag.spectrogram import SpectrogramConfig
 
     class Bands(torch.nn.Module):

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from audiotag.bundle import save_bundle
+from audiotag.export import save_bundle
 from audiotag.spectrogram import SpectrogramConfig
 
 LABELS = ["low", "middle", "high"]
