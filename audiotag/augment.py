@@ -20,7 +20,8 @@ from torch.nn.functional import interpolate
 
 from . import compat  # noqa: F401
 from .core import AudiotagError
-from .spectrogram import LogMel, SpectrogramConfig, mel_bank
+from .mel import SpectrogramConfig
+from .spectrogram import LogMel, mel_bank
 
 # fastxtend can only be imported after compat
 # isort: split

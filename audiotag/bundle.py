@@ -114,7 +114,11 @@ def find_bundles(
     "The folders in `folder` that hold a bundle, whole or not"
     return {p.parent.name: p.parent for p in sorted(Path(folder).glob(f"*/{CONFIG}")) if not p.parent.name.startswith(".")}
 
-def digest(data: bytes) -> dict: return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def digest(
+    data: bytes,
+) -> dict:  # `bytes`, the length, and `sha256`
+    "Length and SHA-256 of a file, as `files` in config.json has them"
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 def _is_number(value: Any) -> bool: return isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < math.inf  # NaN is none
 
@@ -146,8 +150,11 @@ def _read(file: Path) -> bytes:
     except FileNotFoundError: raise BundleError(f"{file} is missing: copy the bundle again, whole") from None
     except OSError as e: raise BundleError(f"{file} can't be read ({e.strerror}): check its permissions") from None
 
-def read_verified(bundle: Bundle, name: str) -> bytes:
-    "The bytes of a file, which must be those that were saved"
+def read_verified(
+    bundle: Bundle,
+    name: str,  # Such as `ONNX`
+) -> bytes:
+    "Read one file of a bundle; raises `BundleError` if it isn't what was saved"
     data, saved = _read(bundle.folder / name), bundle.config.get("files", {}).get(name)
     if not data or saved and saved != digest(data): raise BundleError(f"{bundle.folder / name} is damaged (it isn't what was saved): copy or download the bundle again")
     return data

@@ -24,7 +24,8 @@ from .datasets import several
 from .learner import local_device, predict_clips
 from .metrics import lwlrap, score
 from .recipe import Recipe
-from .spectrogram import SpectrogramConfig, front_end
+from .mel import SpectrogramConfig
+from .spectrogram import front_end
 
 # %% ../nbs/11f_calibration.ipynb #1226efe7
 def labels_of(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a command imports what it needs when it runs: `audiotag tag
     from pandas import DataFrame
 
     from audiotag.recipe import Recipe
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
 
 # %% ../nbs/16_cli.ipynb #8055f1bf
 DataSet = Annotated[str, typer.Argument(metavar="DATASET", help="fsdkaggle2018, urbansound8k, esc50, a folder of class folders, or a CSV")]
@@ -256,8 +256,8 @@ def convert(
 ) -> None:
     "Clips to 8-bit grey mel-spectrogram images; skips what is there, lists what failed"
     from audiotag.datasets import read_dataset
-    from audiotag.spectrogram import EFFICIENTAT, SpectrogramConfig
-    from audiotag.spectrogram import convert as convert_table
+    from audiotag.mel import EFFICIENTAT, SpectrogramConfig
+    from audiotag.images import convert as convert_table
     config = EFFICIENTAT if front_end is FrontEnd.efficientat else SpectrogramConfig()
     done = convert_table(read_dataset(dataset, data), out, config, workers=workers)
     counts = {"out": str(out), "done": done.done, "skipped": done.skipped, "failed": done.failed}
@@ -363,7 +363,7 @@ def step(
 ) -> dict:  # a row of the final table
     "Convert, train, export: one bundle, unless it is there already"
     from audiotag.bundle import read_bundle
-    from audiotag.spectrogram import convert as convert_table
+    from audiotag.images import convert as convert_table
     from audiotag.training import train as train_bundle
     began = time.perf_counter()
     converted = convert_table(table, images, config)
@@ -385,7 +385,7 @@ def run_pipeline(
     from audiotag.datasets import min_clips as with_clips
     from audiotag.models import default_config
     from audiotag.recipe import recipe_for
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
     from audiotag.synthetic import make_synthetic
     from audiotag.tagger import Tagger
     from audiotag.training import hold_out

@@ -37,7 +37,9 @@ from .audio import read_clip
 from .core import AudiotagError, cpu_count
 from .augment import TensorLogMel
 from .datasets import several
-from .spectrogram import SpectrogramConfig, clip_image, front_end
+from .images import clip_image
+from .mel import SpectrogramConfig
+from .spectrogram import front_end
 
 # fastxtend can only be imported after audiotag.augment
 # isort: split

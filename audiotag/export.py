@@ -34,7 +34,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .bundle import CARD, CONFIG, FORMAT, LEARNER, ONNX, WEIGHTS, Bundle, BundleError, digest, read_bundle
 from .bundle import start_session, validate_config
 from .core import AudiotagError, atomic_path, one_line
-from .spectrogram import LogMel, SpectrogramConfig, front_end
+from .mel import SpectrogramConfig
+from .spectrogram import LogMel, front_end
 
 # %% ../nbs/11h_export.ipynb #768afceb
 def served_model(

@@ -42,10 +42,11 @@ from .audio import crops, read_clip
 from .augment import BackgroundNoise, LowPass, MixClips, coloured_noise, spec_tfms, wave_tfms
 from .bundle import WEIGHTS, BundleError, read_bundle, read_verified
 from .dataloaders import clip_dls
+from .mel import SpectrogramConfig
 from .models import EFFICIENTAT_WEIGHTS, create_model, default_config, init_head_from_audioset, param_groups
 from .models import replace_head
 from .recipe import Recipe, TrainingError
-from .spectrogram import SpectrogramConfig, front_end
+from .spectrogram import front_end
 
 # %% ../nbs/11e_learner.ipynb #1e45d6db
 def is_main() -> bool:

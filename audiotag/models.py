@@ -30,7 +30,7 @@ from fastai.vision.models import xresnet
 from torch import Tensor, nn
 
 from .core import AudiotagError
-from .spectrogram import EFFICIENTAT, SpectrogramConfig
+from .mel import EFFICIENTAT, SpectrogramConfig
 
 # %% ../nbs/09_models.ipynb #889f1733
 class MeanPool(nn.Module):

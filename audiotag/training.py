@@ -45,7 +45,7 @@ from .datasets import DATASETS, assign_folds, assign_splits, several
 from .learner import Job, begin, fit, is_main, job_config, make_learner, map3, predict_clips  # noqa: F401  (map3: learners exported before it moved look for it here)
 from .models import EFFICIENTAT_WEIGHTS, audioset_labels, create_model, default_config
 from .recipe import Recipe, TrainingError, recipe_for
-from .spectrogram import SpectrogramConfig
+from .mel import SpectrogramConfig
 
 # %% ../nbs/12_training.ipynb #f7daab85
 def plant_wrong_labels(

@@ -71,7 +71,8 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from audiotag.bundle import save_bundle
 from audiotag.models import create_model
-from audiotag.spectrogram import SpectrogramConfig, front_end
+from audiotag.mel import SpectrogramConfig
+from audiotag.spectrogram import front_end
 from tiny import picture, target
 torch.manual_seed(0)
 config = SpectrogramConfig(n_mels=64)
@@ -88,7 +89,8 @@ READ = """
 import sys, numpy as np, torch
 from fastai.learner import load_learner
 from audiotag.bundle import load_model
-from audiotag.spectrogram import SpectrogramConfig, front_end
+from audiotag.mel import SpectrogramConfig
+from audiotag.spectrogram import front_end
 wave = front_end(SpectrogramConfig(n_mels=64))(torch.from_numpy(np.load(sys.argv[2])))
 with torch.no_grad(): np.save(sys.argv[3], np.stack([m.eval()(wave).numpy() for m in (load_learner(sys.argv[1] + "/learner.pkl").model, load_model(sys.argv[1]))]))
 """

@@ -15,7 +15,8 @@ import soundfile as sf
 from PIL import Image
 
 from audiotag.audio import read_clip
-from audiotag.spectrogram import SpectrogramConfig, SpectrogramError, clip_image, convert, from_image
+from audiotag.images import clip_image, convert, from_image
+from audiotag.mel import SpectrogramConfig, SpectrogramError
 
 ROOT, CONFIG = Path(__file__).parents[1], SpectrogramConfig()
 
@@ -168,7 +169,8 @@ def test_empty_table(tmp_path):
 
 RUN = """
 import sys, pandas as pd
-from audiotag.spectrogram import SpectrogramConfig, convert
+from audiotag.images import convert
+from audiotag.mel import SpectrogramConfig
 print(convert(pd.read_csv(sys.argv[1]), sys.argv[2], SpectrogramConfig(), workers=2))
 """
 
@@ -200,7 +202,7 @@ def test_full_disk_is_no_bad_clip(tmp_path, monkeypatch):
     "An image that can't be written stops the run, and leaves no half file"
     table = make_clips(tmp_path/"clips", 2)
     def full(*a): raise OSError(28, "No space left on device")
-    monkeypatch.setattr("audiotag.spectrogram.os.replace", full)
+    monkeypatch.setattr("audiotag.core.os.replace", full)
     with pytest.raises(OSError, match="No space"): convert(table, tmp_path/"out", CONFIG, workers=1)
     assert not [p for p in (tmp_path/"out").rglob("*") if p.is_file()]
 

@@ -19,7 +19,8 @@ from torch import nn
 from audiotag.core import AudiotagError
 from audiotag.augment import MixClips, TensorLogMel, spec_tfms, wave_tfms
 from audiotag.dataloaders import ReadClip, clip_dls, table_clips
-from audiotag.spectrogram import SpectrogramConfig, convert
+from audiotag.images import convert
+from audiotag.mel import SpectrogramConfig
 
 CONFIG = SpectrogramConfig(n_mels=32)
 SPEC = {"time_mask": .2, "freq_mask": .2, "roll": True, "pitch": 2., "gain_db": 3., "filter_db": 3., "noise_db": (5, 30), "lowpass": (4000, 12000)}

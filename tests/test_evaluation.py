@@ -23,7 +23,7 @@ def tone(hz: float, seconds: float = 1.2, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def config():
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
     return SpectrogramConfig(sample_rate=RATE, n_fft=512, win_length=512, hop_length=160, n_mels=64, f_max=8000.0)
 
 
@@ -275,7 +275,7 @@ def test_heat_lies_within_the_chirp(tmp_path):
     from audiotag.learner import load_model
     from audiotag.explain import class_map, grad_cam, heat_inside, trace
     from audiotag.models import create_model
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
     from audiotag.tagger import Tagger
     torch.manual_seed(0)
     torch.set_num_threads(1)

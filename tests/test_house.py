@@ -32,7 +32,7 @@ def imported(module):
 
 def test_modules_import_only_what_is_left_of_them():
     left = {m: i for i, m in enumerate(order())}
-    assert len(left) > 30
+    assert len(left) > 20
     wrong = {(m, other) for m in left for other in imported(m) if other in left and left[other] >= left[m]}
     assert not wrong, sorted(wrong)
 

@@ -17,7 +17,7 @@ import torch
 from audiotag import weights
 from audiotag.core import AudiotagError
 from audiotag.models import create_model, default_config, param_groups
-from audiotag.spectrogram import EFFICIENTAT, SpectrogramConfig
+from audiotag.mel import EFFICIENTAT, SpectrogramConfig
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"     # nothing listens there

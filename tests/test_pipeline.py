@@ -46,7 +46,7 @@ def test_a_second_run_says_what_it_reused(ran, home):
 def test_shuffled_labels_teach_nothing(ran, home):
     from audiotag.cli import SYNTHETIC
     from audiotag.datasets import assign_splits, read_dataset
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
     from audiotag.training import recipe_for, train
     table = assign_splits(read_dataset(home / "data" / "synthetic" / "FSDKaggle2018"))
     learnt = table.split != "test"

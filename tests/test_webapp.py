@@ -44,7 +44,7 @@ def models(tmp_path_factory):
     import torch
 
     from audiotag.export import save_bundle
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
 
     class Bands(torch.nn.Module):
         arch, kwargs, pooled_linear = "bands", {}, True

@@ -3,7 +3,7 @@ import numpy as np
 import torch
 
 from audiotag.export import save_bundle
-from audiotag.spectrogram import SpectrogramConfig
+from audiotag.mel import SpectrogramConfig
 
 LABELS = ["low", "middle", "high"]
 CONFIG = SpectrogramConfig(n_mels=64)
