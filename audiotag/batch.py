@@ -160,7 +160,7 @@ class Worker:
         model: str,
         top: int,
     ):
-        self.command = [sys.executable, "-c", "from audiotag.archive import serve_paths; serve_paths()", model, str(top)]
+        self.command = [sys.executable, "-c", "from audiotag.batch import serve_paths; serve_paths()", model, str(top)]
         self.start()
 
     def start(self) -> None:
