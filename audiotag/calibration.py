@@ -79,7 +79,7 @@ def calibrate(
     logits: np.ndarray,  # (clips, labels), of clips that were held out
     targets: np.ndarray,  # (clips,) indices, or (clips, labels) of 0 and 1
     accept: float = 0.95,  # share of these clips that the rejection threshold lets through
-    score: str = "max_probability",  # by which it judges: a name of `bundle.SCORES`; see 14d_rejection
+    score: str = "max_probability",  # by which it judges: a name of `bundle.SCORES`; see 14g_robustness
     near: np.ndarray | float = 1.0,  # (clips,) similarity to the nearest class mean, for guided_logit
 ) -> dict:
     "`temperature` and `rejection` of a bundle, and, where several labels may hold, `thresholds`, one a label"

@@ -142,7 +142,7 @@ def test_a_clip_that_vanishes_during_the_run_costs_only_itself(bundle, clips, tm
 def test_noise_and_silence_are_not_tagged_at_the_threshold_that_accepts_the_known(bundle, clips):
     from audiotag.datasets import read_dataset
     from audiotag.evaluation import evaluate
-    from audiotag.rejection import accepting, auroc, familiarity, noise_clips
+    from audiotag.robustness import accepting, auroc, familiarity, noise_clips
     from audiotag.tagger import Tagger
     found, tagger = evaluate(bundle, read_dataset(clips), draws=2), Tagger.load(bundle)
     heard = [tagger.predict((samples, RATE)) for _, samples in noise_clips(12, 1.0, RATE)]
