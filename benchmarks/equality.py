@@ -19,7 +19,7 @@ def train_bundle(arch: str, table, folder: Path, weights: Path | None = None, ep
     "A bundle of a network that has learnt from `table` for a little while"
     import torch
 
-    from audiotag.bundle import save_bundle
+    from audiotag.export import save_bundle
     from audiotag.learner import make_learner
     from audiotag.models import default_config
     from audiotag.recipe import Recipe
@@ -38,9 +38,9 @@ def compare(folder: Path, paths: list[str]) -> dict:
     import torch
     from fastai.learner import load_learner
 
-    import audiotag.dataloaders  # noqa: F401  (what load_learner needs)
+    import audiotag.data  # noqa: F401  (what load_learner needs)
     from audiotag.learner import predict_clips
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.mel import SpectrogramConfig
     from audiotag.tagger import Tagger
     learn, tagger = load_learner(folder / "learner.pkl"), Tagger.load(folder, threads=1)
     config = SpectrogramConfig.from_dict(tagger.bundle.spectrogram)

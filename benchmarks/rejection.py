@@ -20,7 +20,7 @@ from audiotag.calibration import fit_temperature, targets_of
 from audiotag.datasets import assign_folds, min_clips, read_dataset
 from audiotag.learner import Job, input_config, predict_clips
 from audiotag.recipe import recipe_for
-from audiotag.rejection import accepting, auroc, false_accepts, familiarity, noise_clips
+from audiotag.robustness import accepting, auroc, false_accepts, familiarity, noise_clips
 from audiotag.spectrogram import front_end
 from audiotag.training import teach
 

@@ -41,7 +41,7 @@ def predict_windows(path: str, n: int) -> list[float]:
     import torch
     from fastai.learner import load_learner
 
-    import audiotag.dataloaders  # noqa: F401
+    import audiotag.data  # noqa: F401
     torch.set_num_threads(1)  # as in row_latency.py
     learn, seconds = load_learner(ROOT / "models/urbansound8k/learner.pkl"), []
     with sf.SoundFile(path) as sound, tempfile.TemporaryDirectory() as folder, learn.no_bar(), learn.no_logging():

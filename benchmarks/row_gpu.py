@@ -63,7 +63,7 @@ def main() -> None:
     if DEVICE == "cpu" and not os.environ.get("BENCH_GPU_ON_CPU"): return print(json.dumps([{"what": "on a GPU", "skipped": "DEVICE is cpu: run make bench DEVICE=cuda on a machine with a GPU"}]))
     if DEVICE != "cpu" and not torch.cuda.is_available(): return print(json.dumps([{"what": "on a GPU", "skipped": "torch finds no GPU here"}]))
     from audiotag.models import default_config
-    from audiotag.spectrogram import convert
+    from audiotag.images import convert
     with tempfile.TemporaryDirectory() as folder:
         sounds, images, found = Path(folder) / "sounds", Path(folder) / "images", {}
         sounds.mkdir()

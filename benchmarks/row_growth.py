@@ -12,7 +12,7 @@ BASE = 8 if QUICK else 60
 
 
 def convert(table, folder: Path) -> None:
-    from audiotag.spectrogram import convert as to_images
+    from audiotag.images import convert as to_images
     to_images(table, folder / "images", progress=False)
 
 
@@ -25,7 +25,7 @@ def train(table, folder: Path) -> None:
 
 
 def tag(table, folder: Path) -> None:
-    from audiotag.archive import tag_files
+    from audiotag.batch import tag_files
     tag_files(list(table.path), folder / "tags.csv", ROOT / "models/urbansound8k", workers=CORES)
 
 

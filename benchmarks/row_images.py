@@ -37,7 +37,7 @@ def least(path: str) -> None:
     import soxr
     import torch
 
-    from audiotag.spectrogram import png
+    from audiotag.images import png
     samples, rate = sf.read(path, dtype="float32", always_2d=True)
     x = torch.from_numpy(soxr.resample(samples[:, 0], rate, 32000))
     frames = torch.nn.functional.pad(x, (512, 512 + 1024)).unfold(0, 1024, 320)
@@ -60,7 +60,7 @@ def on_all_cores(way, paths: list[str]) -> None:
 
 
 def ours(table, workers: int) -> None:
-    from audiotag.spectrogram import convert
+    from audiotag.images import convert
     folder = OUT / "ours"
     shutil.rmtree(folder, ignore_errors=True)
     done = convert(table, folder, workers=workers, progress=False)
@@ -70,7 +70,8 @@ def ours(table, workers: int) -> None:
 def main() -> None:
     import torch
 
-    from audiotag.spectrogram import SpectrogramConfig, clip_image
+    from audiotag.images import clip_image
+    from audiotag.mel import SpectrogramConfig
     torch.set_num_threads(1)
     table, kind = clips("fsdkaggle2018")
     table = take(table, 246)

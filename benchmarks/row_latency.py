@@ -28,7 +28,7 @@ def eager(model_folder: Path):
     import librosa
     import torch
 
-    from audiotag.bundle import load_model
+    from audiotag.learner import load_model
     model = load_model(model_folder).eval()
     def tag(path: str) -> list[int]:
         samples, rate = librosa.load(path, sr=32000)
@@ -79,7 +79,7 @@ def main() -> None:
     import torch
     from fastai.learner import load_learner
 
-    import audiotag.dataloaders  # noqa: F401
+    import audiotag.data  # noqa: F401
     from audiotag.audio import crops, load_audio
     from audiotag.tagger import Tagger
     torch.set_num_threads(1)  # every way on one thread: sessions and OpenMP teams that spin would disturb each other

@@ -48,8 +48,8 @@ def by_fastxtend(table):
     from fastxtend.audio.data import MelSpectrogram
 
     import audiotag.compat  # noqa: F401
-    from audiotag.dataloaders import clip_dls
-    from audiotag.spectrogram import SpectrogramConfig
+    from audiotag.data import clip_dls
+    from audiotag.mel import SpectrogramConfig
     dls = clip_dls(table, SpectrogramConfig(kind="wave"), CROP, BS, device=DEVICE)
     dls.add_tfms([VolumeBatch(p=1.0), MelSpectrogram(32000, n_fft=1024, hop_length=320, n_mels=128), AmplitudeToDB(), TimeMasking(p=1.0), FrequencyMasking(p=1.0)], "after_batch", 0)
     return dls
@@ -57,7 +57,7 @@ def by_fastxtend(table):
 
 def ours(table, images: Path | None, arch: str = "xresnet_small"):
     from audiotag.augment import spec_tfms
-    from audiotag.dataloaders import clip_dls
+    from audiotag.data import clip_dls
     from audiotag.models import default_config
     return clip_dls(table, default_config(arch), CROP, BS, images=images, device=DEVICE, spec_augment=spec_tfms(roll=True, time_mask=0.1, freq_mask=0.125, gain_db=6.0))
 
@@ -96,7 +96,8 @@ def main() -> None:
     torch.set_num_threads(CORES)
     table, kind = clips("urbansound8k")
     table = take(table[table.fold <= 2], 640).assign(split="train")
-    from audiotag.spectrogram import SpectrogramConfig, convert
+    from audiotag.images import convert
+    from audiotag.mel import SpectrogramConfig
     with tempfile.TemporaryDirectory() as folder:
         files = paint(table, Path(folder))
         convert(table, Path(folder) / "images", SpectrogramConfig(), progress=False)

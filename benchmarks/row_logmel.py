@@ -6,7 +6,8 @@ import torch
 from common import QUICK, alternate, pinned, row
 
 import audiotag.compat  # noqa: F401  (fastxtend needs it)
-from audiotag.spectrogram import LogMel, SpectrogramConfig
+from audiotag.mel import SpectrogramConfig
+from audiotag.spectrogram import LogMel
 
 BATCH, SECONDS, RATE = 4 if QUICK else 32, 5, 32000
 SAME = {"n_fft": 1024, "hop_length": 320, "n_mels": 128, "f_min": 20.0, "f_max": 15000.0}

@@ -14,8 +14,8 @@ MODEL = ROOT / "models/urbansound8k"
 
 def rate(folder: Path, files: int, workers: int, engine: str) -> dict:
     "Seconds until the first rows, and files a second from then on: a million files would hide the start"
-    from audiotag.archive import local_rows, tag_files
-    from audiotag.cluster import ray_rows
+    from audiotag.batch import local_rows, tag_files
+    from audiotag.batch import ray_rows
     stamps, out = [], folder.parent / "tags.csv"
     out.unlink(missing_ok=True)
     start = time.perf_counter()

@@ -21,7 +21,7 @@ STUDIES = {
     "arms": {  # official folds of UrbanSound8K, grouped folds of FSDKaggle2018; shipped: the runs that made models/
         "urbansound8k-shipped": "urbansound8k --folds 3 " + PRETRAINED + " --set soup=3 --out models/urbansound8k",
         "fsdkaggle2018-shipped": "fsdkaggle2018 --folds 5 " + PRETRAINED + " --set soup=3 --out models/fsdkaggle2018",
-        "fsdkaggle2018-scratch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120",  # inner splits liked many passes; see 20_fsdkaggle2018
+        "fsdkaggle2018-scratch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120",  # inner splits liked many passes; see 40_fsdkaggle2018
         "fsdkaggle2018-scratch-pitch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120 --set pitch=4",  # and pitches, at 60 passes
         "fsdkaggle2018-scratch-mn04": "fsdkaggle2018 --folds 5 --out models/run-fsd-scratch " + NOTHING,
         "urbansound8k-scratch": "urbansound8k --folds 3 --arch xresnet_small --input pcen",  # PCEN: chosen by fold 1 on fold 2 and back

@@ -18,7 +18,7 @@ from torch import nn
 
 from audiotag.core import AudiotagError
 from audiotag.augment import MixClips, TensorLogMel, spec_tfms, wave_tfms
-from audiotag.dataloaders import ReadClip, clip_dls, table_clips
+from audiotag.data import ReadClip, clip_dls, table_clips
 from audiotag.images import convert
 from audiotag.mel import SpectrogramConfig
 
@@ -69,7 +69,7 @@ def foreign(file):
 FRESH = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
-import audiotag.dataloaders
+import audiotag.data
 from fastai.learner import load_learner
 said = {}
 for file in sys.argv[2:]:

@@ -24,7 +24,6 @@ import pooch
 import pytest
 
 from audiotag import download as module
-from audiotag import transfer
 from audiotag.download import download
 from audiotag.download import DownloadError
 
@@ -87,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(transfer, "WAITS", (.01, .01, .01))
+    monkeypatch.setattr(module, "WAITS", (.01, .01, .01))
     monkeypatch.delenv("AUDIOTAG_MIRROR", raising=False)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads, server.handle_error = True, lambda *args: None
@@ -187,16 +186,16 @@ def test_what_has_arrived_is_kept(server, tmp_path):
 
 
 def test_stalls(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "TIMEOUTS", (1, .2))
+    monkeypatch.setattr(module, "TIMEOUTS", (1, .2))
     server.always = {"step": 1000, "pause": .6}
-    monkeypatch.setattr(transfer, "WAITS", ())
+    monkeypatch.setattr(module, "WAITS", ())
     fails(server, tmp_path, NAME, "sent nothing for 0.2 s")
     server.always = {}
     assert whole(get(server, tmp_path))
 
 
 def test_slow_but_steady(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(transfer, "TIMEOUTS", (1, 2))
+    monkeypatch.setattr(module, "TIMEOUTS", (1, 2))
     server.always = {"step": 30_000, "pause": .02}
     assert whole(get(server, tmp_path))
 
@@ -380,10 +379,10 @@ KILLER = '''
 import hashlib, json, os, random, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from audiotag import transfer
+from audiotag import download
 from audiotag.download import download
 import pooch, requests, audiotag.datasets
-transfer.WAITS = (.05, .05, .05)
+download.WAITS = (.05, .05, .05)
 url, base, kind = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 
 def start(data, nth=None):
@@ -590,7 +589,7 @@ def test_mirror_from_the_environment(server, tmp_path, monkeypatch):
 
 
 def command(server, data: Path, *args) -> subprocess.CompletedProcess:
-    code = "from audiotag import transfer; transfer.WAITS = (.01, .01); from audiotag.cli import main; main()"
+    code = "from audiotag import download; download.WAITS = (.01, .01); from audiotag.cli import main; main()"
     return subprocess.run([sys.executable, "-c", code, "data", "urbansound8k", "--data", str(data), "--mirror", server.url, *args], capture_output=True, text=True, check=False)
 
 

@@ -1,4 +1,4 @@
-"The rules of the house, kept by a test: imports go left, functions stay short, notebooks stay clean"
+"The layout of the project: imports point up, functions stay short, notebooks stay clean"
 import ast
 import configparser
 import json
@@ -30,11 +30,26 @@ def imported(module):
             if node.level or (node.module or "").split(".")[0] == "audiotag":
                 yield from [name] if name else [a.name for a in node.names]
 
-def test_modules_import_only_what_is_left_of_them():
-    left = {m: i for i, m in enumerate(order())}
-    assert len(left) > 20
-    wrong = {(m, other) for m in left for other in imported(m) if other in left and left[other] >= left[m]}
+def test_modules_import_only_earlier_chapters():
+    position = {module: i for i, module in enumerate(order())}
+    wrong = {(m, other) for m in position for other in imported(m) if position[other] >= position[m]}
     assert not wrong, sorted(wrong)
+
+def test_the_notebooks_are_a_table_of_contents():
+    numbers = [re.fullmatch(r"(\d\d)_[a-z0-9_]+", p.stem) for p in NOTEBOOKS]
+    assert all(numbers), [p.stem for p, number in zip(NOTEBOOKS, numbers) if not number]
+    chapters = [int(number[1]) for number in numbers]
+    assert len(set(chapters)) == len(chapters) and sum(n < 40 for n in chapters) <= 33
+    modules = {p.stem for p in (ROOT/"audiotag").glob("[!_]*.py")}
+    assert modules == set(order()) and len(modules) <= 32
+
+def test_every_module_named_in_a_string_exists():
+    "Commands for other processes name modules in strings, which no import checker reads"
+    known = {p.stem for p in (ROOT/"audiotag").glob("*.py")} | {"json", "nothing"}  # a marker file, and a module that a test misses
+    files = [*(p for folder, kind in (("audiotag", "[!_]*.py"), ("tests", "*.py"), ("benchmarks", "*.py"), ("nbs", "*.ipynb")) for p in (ROOT/folder).glob(kind)),
+             *(ROOT/name for name in ("README.md", "CONTRIBUTING.md", "settings.ini", "ruff.toml", "setup.py", "app.py"))]
+    named = {(file.name, a or b) for file in files for a, b in re.findall(r"\baudiotag(?:\.([a-z]\w+)|/(\w+)\.py)\b", file.read_text())}
+    assert {(file, module) for file, module in named if module not in known} == set()
 
 @pytest.mark.parametrize("module", order())
 def test_functions_are_short_and_exports_say_what_they_do(module):

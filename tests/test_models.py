@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiotag import weights
+from audiotag import models
 from audiotag.core import AudiotagError
 from audiotag.models import create_model, default_config, param_groups
 from audiotag.mel import EFFICIENTAT, SpectrogramConfig
@@ -185,7 +185,7 @@ def test_weights_are_fetched_once_and_held_to_their_hash(server, tmp_path, monke
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path/"cache")
     net = create_model("mn04", 527, EFFICIENTAT).eval()
     sha256 = published(net, tmp_path/"www"/"w.pt")
-    monkeypatch.setitem(weights.EFFICIENTAT_WEIGHTS, "mn04", (server + "w.pt", sha256))
+    monkeypatch.setitem(models.EFFICIENTAT_WEIGHTS, "mn04", (server + "w.pt", sha256))
     x = example("mn04", 1, 64)
     for _ in range(2):
         got = create_model("mn04", 527, EFFICIENTAT, weights="pretrained").eval()
@@ -199,7 +199,7 @@ def test_weights_are_fetched_once_and_held_to_their_hash(server, tmp_path, monke
 def test_a_server_that_lies_or_lacks_the_file(server, content, tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path/"cache")
     if content: (tmp_path/"www"/"w.pt").write_bytes(content)
-    monkeypatch.setitem(weights.EFFICIENTAT_WEIGHTS, "mn04", (server + "w.pt", "0"*64))
+    monkeypatch.setitem(models.EFFICIENTAT_WEIGHTS, "mn04", (server + "w.pt", "0"*64))
     with pytest.raises(AudiotagError, match="w.pt could not be fetched") as caught: weights.fetch_weights("mn04")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path/"cache").glob("w.pt"))
@@ -207,7 +207,7 @@ def test_a_server_that_lies_or_lacks_the_file(server, content, tmp_path, monkeyp
 
 def test_offline_audioset_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
-    monkeypatch.setitem(weights.EFFICIENTAT_WEIGHTS, "mn04", (NOWHERE + "/w.pt", None))
+    monkeypatch.setitem(models.EFFICIENTAT_WEIGHTS, "mn04", (NOWHERE + "/w.pt", None))
     with pytest.raises(AudiotagError, match="give the file as weights"): create_model("mn04", 10, EFFICIENTAT, weights="pretrained")
 
 
