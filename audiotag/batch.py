@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Row', 'WRITERS', 'CHUNK', 'Engine', 'ArchiveError', 'Journal', 'write_csv', 'write_jsonl', 'write_kaggle',
-           'write_parquet', 'tag_row', 'serve_paths', 'Worker', 'local_rows', 'Report', 'tag_files', 'RemoteWorker',
-           'bundle_files', 'check_address', 'ray_rows', 'tag_files_ray']
+           'write_parquet', 'tag_row', 'serve_paths', 'Worker', 'local_rows', 'BatchResult', 'tag_files',
+           'RemoteWorker', 'bundle_files', 'check_address', 'ray_rows', 'tag_files_ray']
 
 # %% ../nbs/17_batch.ipynb #2ab53180
 import csv
@@ -211,7 +211,7 @@ def local_rows(
 Engine = Callable[[Iterable[Sequence[str]], str, int, int], Iterator[list[Row]]]  # chunks of paths, model, top, workers
 
 @dataclass(frozen=True)
-class Report:
+class BatchResult:
     "What became of a job"
     files: int  # rows in the table
     reused: int  # of them, tagged by an earlier run that was stopped
@@ -257,7 +257,7 @@ def tag_files(
     kaggle: bool = False,  # write fname,label with `top` labels a line
     progress: Callable[[int, int, int], None] | None = None,  # is told the files done, all files, and those that failed
     engine: Engine = local_rows,
-) -> Report:
+) -> BatchResult:
     "Tag many files into one table, sorted by path; a run that was stopped goes on where it was; raises `AudiotagError`"
     began, out, tagger, finished = time.perf_counter(), str(out), Tagger.load(model, threads=1), False
     writer = WRITERS.get("kaggle" if kaggle else Path(out).suffix)
@@ -278,7 +278,7 @@ def tag_files(
         finished = True
     except (OSError, sqlite3.OperationalError) as e: raise ArchiveError(f"{out} can't be written ({e}): see to that and run the same again, what is done is kept") from None
     finally: journal.close(delete=finished)
-    return Report(len(paths), reused, sorted(failed.items()), time.perf_counter() - began)
+    return BatchResult(len(paths), reused, sorted(failed.items()), time.perf_counter() - began)
 
 # %% ../nbs/17_batch.ipynb #bb36044e
 class RemoteWorker:
@@ -340,6 +340,6 @@ def tag_files_ray(
     model: str | Path = "models/urbansound8k",
     address: str | None = None,  # of a running cluster; None starts one on this machine
     **kwargs: Any,  # top, workers, kaggle, progress of `tag_files`
-) -> Report:
+) -> BatchResult:
     "`tag_files` on a Ray cluster: the same rows, to the byte"
     return tag_files(files, out, model, engine=partial(ray_rows, address=address), **kwargs)

@@ -69,11 +69,11 @@ def rejection_score(
     score: str,  # one of `SCORES`
     logits: np.ndarray,  # (..., labels)
     config: Mapping[str, Any],  # a bundle's: `temperature` and `multilabel` are read
-    near: np.ndarray | float = 1.0,  # (...,) from `similarity`, for guided_logit
+    class_similarity: np.ndarray | float = 1.0,  # (...,) from `similarity`, for guided_logit
 ) -> np.ndarray:  # (...,), higher is more familiar
     "How familiar a sound is; below the bundle's threshold it is none that the model knows; raises `ValueError` for another score"
     logits, temperature = np.asarray(logits), config.get("temperature", 1.0)
-    if score == "guided_logit": return near * (logits.max(-1) - logits.mean(-1))
+    if score == "guided_logit": return class_similarity * (logits.max(-1) - logits.mean(-1))
     if score == "max_probability": return probabilities(logits, config).max(-1)
     if score != "energy": raise ValueError(f"no rejection score {score!r}: use {', '.join(SCORES)}")
     scaled = logits / temperature
@@ -124,7 +124,7 @@ def _is_number(value: Any) -> bool: return isinstance(value, NUMBER) and not isi
 
 def _fits(value: Any, kind: Any) -> bool: return isinstance(value, kind) and (_is_number(value) or not isinstance(value, NUMBER))
 
-def _unsound(config: dict) -> list[str]:
+def _invalid_fields(config: dict) -> list[str]:
     "The fields without a value that serving can use"
     wrong = [key for key, kind in FIELDS.items() if not (_fits(config.get(key), kind) and config[key])]
     wrong += [key for key, kind in OPTIONAL.items() if key in config and not _fits(config[key], kind)]
@@ -134,7 +134,7 @@ def validate_config(config: Any) -> str | None:
     "What is wrong with a config, in words"
     if not isinstance(config, dict) or "format" not in config: return "is no bundle's: it has no format number"
     if config["format"] != FORMAT: return f"has format {config['format']}, and this audiotag reads format {FORMAT}: update audiotag, or export the model again"
-    if wrong := _unsound(config): return f"lacks a sound value for {wrong[0]!r}: export the model again"
+    if wrong := _invalid_fields(config): return f"lacks a sound value for {wrong[0]!r}: export the model again"
     labels, rejection, outputs = config["labels"], config.get("rejection"), config.get("outputs", len(config["labels"]))
     if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels): return "has labels that are no different names: export the model again"
     if outputs != len(labels): return f"names {len(labels)} labels, and the model has {outputs} outputs: export the model again"

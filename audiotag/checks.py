@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNKNOWN_LENGTH', 'CELLS', 'BANDS', 'WINDOW', 'FLOOR', 'MARGIN', 'STEP', 'NEAR', 'TABLES', 'DIRECTIONS', 'BOX', 'NEXT',
-           'BATCH', 'MEASURED', 'FULL_SCALE', 'HEARD', 'CHUNK', 'SILENT', 'FAULTS', 'NOTES', 'is_cut_off',
-           'fingerprint', 'distance', 'near_pairs', 'Measurement', 'measure', 'measure_many', 'Check', 'check',
-           'shared_sources', 'without_sources', 'plot_classes', 'durations', 'plot_durations', 'mel_decibels',
-           'plot_spectrograms', 'neighbours', 'plot_neighbours']
+           'BATCH', 'MEASURED', 'FULL_SCALE', 'HEARD', 'CHUNK', 'SILENT', 'FAULTS', 'NOTES', 'is_truncated',
+           'fingerprint', 'distance', 'near_duplicates', 'Measurement', 'measure', 'measure_many', 'DatasetCheck',
+           'check', 'shared_sources', 'drop_sources', 'plot_classes', 'durations', 'plot_durations', 'log_mel',
+           'plot_spectrograms', 'nearest_neighbor_confusion', 'plot_neighbours']
 
 # %% ../nbs/09_checks.ipynb #94f59c6f
 import hashlib
@@ -51,7 +51,7 @@ def _ogg_lacks(file: io.BufferedIOBase, size: int) -> bool:
     at = tail.rfind(b"OggS")
     return at < 0 or len(tail) < at+6 or not tail[at+5] & 4
 
-def is_cut_off(path: str # A sound file
+def is_truncated(path: str # A sound file
     ) -> bool: # True where its container says that more should follow
     "Whether a WAV or Ogg file breaks off; others show it only when they're decoded; raises `OSError`"
     with open(path, "rb") as file:
@@ -94,11 +94,11 @@ NEAR = 2. # dB: nearer fingerprints are of one sound
 TABLES, DIRECTIONS, BOX, NEXT = 12, 16, 20., 8 # rounds, components, width of a box in dB*cells**.5, neighbours compared in it
 BATCH = 16384 # fingerprints compared at once
 
-def _components(prints: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _components(fingerprints: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "Fingerprints along the directions in which they vary most (clips, DIRECTIONS)"
-    sample = STEP*prints[rng.permutation(len(prints))[:BATCH]].astype("float32")
+    sample = STEP*fingerprints[rng.permutation(len(fingerprints))[:BATCH]].astype("float32")
     main = np.linalg.eigh(np.cov(sample.T))[1][:, -DIRECTIONS:].astype("float32")
-    return np.concatenate([STEP*prints[i:i+BATCH].astype("float32")@main for i in range(0, len(prints), BATCH)])
+    return np.concatenate([STEP*fingerprints[i:i+BATCH].astype("float32")@main for i in range(0, len(fingerprints), BATCH)])
 
 def _candidates(components: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
     "Pairs (2, pairs) that share a box, in batches"
@@ -110,17 +110,17 @@ def _candidates(components: np.ndarray, rng: np.random.Generator) -> Iterator[np
         same = np.flatnonzero(boxes[order[step:]] == boxes[order[:-step]])
         for i in range(0, len(same), BATCH): yield np.stack([order[same[i:i+BATCH]], order[same[i:i+BATCH]+step]])
 
-def near_pairs(prints: np.ndarray, # (clips, 256) int8, of `fingerprint`
+def near_duplicates(fingerprints: np.ndarray, # (clips, 256) int8, of `fingerprint`
     within: float = NEAR, # dB
     seed: int = 0 # Of the directions
     ) -> np.ndarray: # (pairs, 2): numbers of clips, the smaller first
     "Pairs of clips that sound the same; a few in a hundred are missed where there are hundreds of thousands"
-    if len(prints) < 2: return np.zeros((0, 2), int)
+    if len(fingerprints) < 2: return np.zeros((0, 2), int)
     rng, found = np.random.default_rng(seed), [np.zeros((0, 2), int)]
-    with threadpool_limits(1): components = _components(prints, rng) # small matrices: on a busy machine, threads wait for each other
+    with threadpool_limits(1): components = _components(fingerprints, rng) # small matrices: on a busy machine, threads wait for each other
     for _ in range(TABLES):
         for a, b in _candidates(components, rng):
-            near = distance(prints[a], prints[b]) < within
+            near = distance(fingerprints[a], fingerprints[b]) < within
             found.append(np.sort(np.stack([a[near], b[near]], 1), 1))
     return np.unique(np.concatenate(found), axis=0)
 
@@ -132,7 +132,7 @@ HEARD = 2 # blocks of 30 s that the fingerprint sees
 class Measurement(NamedTuple):
     "What one clip is; `values` is one `MEASURED`: Hz, count, s, 0-1, share of samples at full scale, hash of the samples, fingerprint"
     values: np.ndarray
-    fault: str # Empty, or a sentence that begins with the file's name
+    error: str # Empty, or a sentence that begins with the file's name
 
 def _blocks(path: str, info: AudioInfo, start: float, end: float) -> Iterator[np.ndarray]:
     "The clip at its own rate; a whole file in blocks"
@@ -162,7 +162,7 @@ def measure(path: str, # A sound file
     try:
         info = probe(path)
         count, peak, clipped, digest, heard = _hear(path, info, start, end)
-        cut = is_cut_off(path)
+        cut = is_truncated(path)
     except (AudioError, OSError) as e: return Measurement(values, str(e))
     seconds, wanted = count/info.sample_rate, _wanted(info, start, end)
     values[()] = (info.sample_rate, info.channels, seconds, peak, clipped, digest, heard)
@@ -176,7 +176,7 @@ def measure_many(paths: list[str], # Sound files
     ) -> tuple[np.ndarray, dict[int, str]]: # One `MEASURED` a clip, and the faults by number
     "Measure some clips: what a process does at once (it needs this light module only)"
     done = [measure(path, float(start), float(end)) for path, start, end in zip(paths, starts, ends)]
-    return np.array([d.values for d in done], MEASURED), {i: d.fault for i, d in enumerate(done) if d.fault}
+    return np.array([d.values for d in done], MEASURED), {i: d.error for i, d in enumerate(done) if d.error}
 
 # %% ../nbs/09_checks.ipynb #4bbe833b
 CHUNK = 64 # clips that a process measures at once
@@ -207,7 +207,7 @@ def _near_groups(values: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
     "Rows of clips that sound the same without being equal, a list a group; of equal ones only the first is in it"
     rows = np.flatnonzero(usable)
     rows = np.sort(rows[np.unique(values["digest"][rows], return_index=True)[1]])
-    pairs = near_pairs(values["print"][rows])
+    pairs = near_duplicates(values["print"][rows])
     links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(rows), len(rows)))
     names = connected_components(links, directed=False)[1]
     linked = np.unique(pairs)
@@ -231,16 +231,16 @@ def _source_groups(table: pd.DataFrame, parts: np.ndarray) -> list[np.ndarray]:
 
 # %% ../nbs/09_checks.ipynb #d4ced417
 @dataclass
-class Check:
+class DatasetCheck:
     "What was found; `str()` is a table for people"
     facts: dict[str, Any] # Counts and distributions
-    found: dict[str, list] # Lists of clip ids, or of groups of them, by the name of the trouble
-    faults: list[str] # One sentence each; empty where all is well
+    issues: dict[str, list] # Lists of clip ids, or of groups of them, by the name of the trouble
+    errors: list[str] # One sentence each; empty where all is well
     files: pd.DataFrame # What was measured, a row a clip
 
     def to_dict(self) -> dict[str, Any]:
         "All but the rows, ready for JSON"
-        return self.facts | self.found | {"faults": self.faults}
+        return self.facts | self.issues | {"faults": self.errors}
 
     def __str__(self) -> str: return "\n".join(_lines(self))
 
@@ -301,7 +301,7 @@ def _sentences(found: dict[str, list], words: dict[str, tuple[str, str, str]]) -
     return [f"{len(found[kind])} {one if len(found[kind]) == 1 else many} {what}: {'; '.join(map(_example, found[kind][:3]))}{'; ...' if len(found[kind]) > 3 else ''}"
         for kind, (one, many, what) in words.items() if found[kind]]
 
-def _lines(check: Check) -> Iterator[str]:
+def _lines(check: DatasetCheck) -> Iterator[str]:
     "The table for people"
     facts, width = check.facts, max([5, *map(len, check.facts["labels"])])
     pairs = lambda counts: ", ".join(f"{k} ({v})" for k, v in counts.items()) or "none"
@@ -316,20 +316,20 @@ def _lines(check: Check) -> Iterator[str]:
     yield f"  sources       {facts['sources']}; clips of one: {spread(facts['clips_a_source'])}"
     yield f"  {'label':{width}}  clips  verified"
     for label, counts in facts["labels"].items(): yield f"  {label:{width}} {counts['clips']:6} {counts['verified']:9}"
-    for note in _sentences(check.found, NOTES): yield f"note: {note}"
-    for fault in check.faults: yield f"fault: {fault}"
-    if not check.faults: yield "no faults"
+    for note in _sentences(check.issues, NOTES): yield f"note: {note}"
+    for fault in check.errors: yield f"fault: {fault}"
+    if not check.errors: yield "no faults"
 
 def check(table: pd.DataFrame, # The table of clips
     progress: bool = True, # Show a bar on a terminal?
     workers: int|None = None # Processes; as many as there are cores if None
-    ) -> Check: # Facts, troubles, and faults in words
+    ) -> DatasetCheck: # Facts, troubles, and faults in words
     "Open every clip of a data set and say what is wrong with it"
     values, wrong = _measure_all(table, workers or cpu_count(), progress)
     found = _found(table, values, wrong)
     files = pd.DataFrame({name: values[name] for name in ("sample_rate", "channels", "seconds", "peak", "clipped")}, table.index)
     files.insert(0, "clip_id", table.clip_id)
-    return Check(_facts(table, values), found, _sentences(found, FAULTS), files)
+    return DatasetCheck(_facts(table, values), found, _sentences(found, FAULTS), files)
 
 # %% ../nbs/09_checks.ipynb #b966a75c
 def shared_sources(a: pd.DataFrame, # A table of clips, or any table with `source_id`
@@ -338,13 +338,13 @@ def shared_sources(a: pd.DataFrame, # A table of clips, or any table with `sourc
     "Recordings that two data sets share, where their `source_id`s are from the same place"
     return set(a.source_id.dropna().astype(str)) & set(b.source_id.dropna().astype(str))
 
-def without_sources(table: pd.DataFrame, # A table of clips
+def drop_sources(table: pd.DataFrame, # A table of clips
     sources: Iterable[str] # Of `shared_sources`
-    ) -> pd.DataFrame: # The other clips; `attrs["left_out"]` says how many are gone
+    ) -> pd.DataFrame: # The other clips; `attrs["n_dropped"]` says how many are gone
     "Leave out the clips of some recordings"
     gone = table.source_id.astype(str).isin(set(sources))
     kept = table[~gone].reset_index(drop=True)
-    kept.attrs = table.attrs | {"left_out": int(gone.sum())}
+    kept.attrs = table.attrs | {"n_dropped": int(gone.sum())}
     return kept
 
 # %% ../nbs/09_checks.ipynb #dce572a5
@@ -389,7 +389,7 @@ def plot_durations(table: pd.DataFrame, # The table of clips
     return ax
 
 # %% ../nbs/09_checks.ipynb #267432a2
-def mel_decibels(path: str, # A sound file
+def log_mel(path: str, # A sound file
     sample_rate: int = 32000, # Hz
     start: float|None = None, # Seconds
     end: float|None = None # Seconds
@@ -416,7 +416,7 @@ def plot_spectrograms(table: pd.DataFrame, # The table of clips
     fig, axes = plt.subplots(rows, columns, figsize=(2.5*columns, 1.7*rows), squeeze=False, layout="constrained")
     for ax in axes.flat[len(chosen):]: ax.axis("off")
     for i, (ax, clip) in enumerate(zip(axes.flat, chosen.itertuples())):
-        image = librosa.display.specshow(mel_decibels(clip.path, sample_rate, clip.start, clip.end), sr=sample_rate, hop_length=sample_rate//100, fmax=sample_rate*.46875,
+        image = librosa.display.specshow(log_mel(clip.path, sample_rate, clip.start, clip.end), sr=sample_rate, hop_length=sample_rate//100, fmax=sample_rate*.46875,
             x_axis="time", y_axis="mel", ax=ax, cmap=plt.get_cmap("cividis", 16), vmin=-80, vmax=0)
         ax.set(title=clip.label, xlabel="time (s)" if i >= len(chosen)-columns else "", ylabel="" if i % columns else "frequency (Hz)", yticks=[500, 2000, 8000])
         ax.locator_params("x", nbins=4)
@@ -424,7 +424,7 @@ def plot_spectrograms(table: pd.DataFrame, # The table of clips
     return fig
 
 # %% ../nbs/09_checks.ipynb #3a5850b2
-def neighbours(table: pd.DataFrame, # The table of clips
+def nearest_neighbor_confusion(table: pd.DataFrame, # The table of clips
     n: int = 20, # At most so many clips a label
     sample_rate: int = 32000, # Hz
     seed: int = 0 # Of the choice
@@ -432,7 +432,7 @@ def neighbours(table: pd.DataFrame, # The table of clips
     "What is easy to confuse, by mean and spread of the mel bands; clips that can't be read are left out"
     chosen = table.sample(frac=1, random_state=seed).groupby("label").head(n)
     def profile(clip: Any) -> np.ndarray:
-        try: bands = mel_decibels(clip.path, sample_rate, clip.start, clip.end)
+        try: bands = log_mel(clip.path, sample_rate, clip.start, clip.end)
         except AudioError: return np.full(256, np.nan)
         return np.concatenate([bands.mean(1), bands.std(1)])
     profiles = np.array([profile(clip) for clip in chosen.itertuples()])
@@ -447,10 +447,10 @@ def neighbours(table: pd.DataFrame, # The table of clips
     shares = pd.crosstab(pd.Series(labels, name="label"), pd.Series(labels[distances.argmin(1)], name="neighbour"), normalize="index")
     return shares.reindex(columns=shares.index.rename("neighbour"), fill_value=0.)
 
-def plot_neighbours(shares: pd.DataFrame, # From `neighbours`
+def plot_neighbours(shares: pd.DataFrame, # From `nearest_neighbor_confusion`
     ax: Any = None # matplotlib axes
     ) -> Any: # The axes
-    "The matrix of `neighbours`, light where two labels are close"
+    "The matrix of `nearest_neighbor_confusion`, light where two labels are close"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(2+.25*len(shares), 1.2+.25*len(shares)), layout="constrained")[1]
     image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ALIASES', 'VERIFIED', 'SPLITS', 'COLUMNS', 'FSD_META', 'URBAN_SECONDS', 'DATASETS', 'DatasetError', 'DatasetWarning',
-           'Report', 'read_rows', 'as_words', 'as_numbers', 'is_audio', 'walk', 'several', 'clips_table',
-           'read_fsdkaggle2018', 'read_urbansound8k', 'read_esc50', 'read_folder', 'read_csv', 'DatasetInfo',
-           'read_dataset', 'assign_splits', 'assign_folds', 'min_clips']
+           'ReadSummary', 'read_rows', 'parse_choices', 'parse_numbers', 'is_audio', 'walk', 'split_labels',
+           'clips_table', 'read_fsdkaggle2018', 'read_urbansound8k', 'read_esc50', 'read_folder', 'read_csv',
+           'DatasetInfo', 'read_dataset', 'assign_splits', 'assign_folds', 'drop_rare_labels']
 
 # %% ../nbs/06_datasets.ipynb #b9ef6517
 import os
@@ -29,7 +29,7 @@ class DatasetError(AudiotagError):
 class DatasetWarning(UserWarning):
     "A data set that was read, but not all of it"
 
-class Report(NamedTuple):
+class ReadSummary(NamedTuple):
     "What a reader met; file names are as seen from the data set's folder; `str()` says it in one line"
     name: str # The data set's name
     clips: int = 0 # Rows of the table
@@ -38,9 +38,9 @@ class Report(NamedTuple):
     duplicate_names: tuple[str, ...] = () # Came again: in a CSV the first row counts, in folders all stay
     other_files: tuple[str, ...] = () # Between the clips, but by their names no sound
     ignored: int = 0 # Rows that the data set's makers meant as padding
-    left_out: tuple[str, ...] = () # Labels that `min_clips` took out
+    dropped_labels: tuple[str, ...] = () # Labels that `drop_rare_labels` took out
 
-    def __deepcopy__(self, memo: dict) -> "Report": return self
+    def __deepcopy__(self, memo: dict) -> "ReadSummary": return self
 
     @property
     def ok(self) -> bool:
@@ -50,7 +50,7 @@ class Report(NamedTuple):
     def __str__(self) -> str:
         counts = [("file not there", "files not there", self.missing_files), ("file without a label", "files without a label", self.unlabelled_files),
             ("name given again", "names given again", self.duplicate_names), ("file that is no sound", "files that are no sound", self.other_files),
-            ("label left out", "labels left out", self.left_out)]
+            ("label left out", "labels left out", self.dropped_labels)]
         said = [f"{len(names)} {many if len(names) > 1 else one} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for one, many, names in counts if names]
         padding = [f"{self.ignored} row{'s'*(self.ignored != 1)} of padding left out"] if self.ignored else []
         return "; ".join([f"{self.name}: {self.clips} clip{'s'*(self.clips != 1)}", *said, *padding])
@@ -80,7 +80,7 @@ def read_rows(path: str|Path # With a line of column names: fname and label, or 
 VERIFIED = {"1": True, "true": True, "yes": True, "1.0": True, "0": False, "false": False, "no": False, "0.0": False, "": False}
 SPLITS = {"train": "train", "training": "train", "": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 
-def as_words(rows: pd.DataFrame, # From `read_rows`
+def parse_choices(rows: pd.DataFrame, # From `read_rows`
     column: str, # Its name
     meaning: dict[str, Any], # What each word, in lower case, means
     default: Any # For all rows, where there is no such column
@@ -92,7 +92,7 @@ def as_words(rows: pd.DataFrame, # From `read_rows`
     if len(unknown): raise DatasetError(f"{rows.attrs.get('file', 'the CSV')}: column {column} says {unknown.iloc[0]!r}: use one of {', '.join(w for w in meaning if w)}")
     return words.map(meaning).astype(type(default))
 
-def as_numbers(rows: pd.DataFrame, # From `read_rows`
+def parse_numbers(rows: pd.DataFrame, # From `read_rows`
     column: str # Its name
     ) -> pd.Series: # (rows,) float
     "A column of numbers, NaN where empty; raises `DatasetError` for anything else"
@@ -145,19 +145,19 @@ def _clip_ids(rows: pd.DataFrame) -> pd.Series:
     ids = ids.mask(ids.duplicated(keep=False), rows.fname)
     return ids.mask(ids.duplicated(keep=False), ids+"@"+rows.get("start", "").astype(str)+"-"+rows.get("end", "").astype(str)) if ids.duplicated().any() else ids
 
-def several(label: str # "tone, hum"
+def split_labels(label: str # "tone, hum"
     ) -> tuple[str, ...]: # ("tone", "hum")
     "The labels of a clip for which several may hold, as written with commas between"
     return tuple(dict.fromkeys(filter(None, map(str.strip, label.split(",")))))
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     "The columns of the contract in their order and types, then the others"
-    fold = as_numbers(rows, "fold")
+    fold = parse_numbers(rows, "fold")
     if (fold % 1 > 0).any(): raise DatasetError(f"{rows.attrs.get('file', 'the CSV')}: column fold says {fold[fold % 1 > 0].iloc[0]}: folds are whole numbers")
     stems = pd.Series([os.path.splitext(os.path.basename(f))[0] for f in rows.fname], rows.index)
     source = rows.source_id.str.strip() if "source_id" in rows else stems
-    fixed = rows.assign(clip_id=_clip_ids(rows), label=rows.label.str.strip(), split=as_words(rows, "split", SPLITS, "train"), fold=fold.astype("Int64"),
-        verified=as_words(rows, "verified", VERIFIED, True), source_id=source.mask(source == "", stems), start=as_numbers(rows, "start"), end=as_numbers(rows, "end"))
+    fixed = rows.assign(clip_id=_clip_ids(rows), label=rows.label.str.strip(), split=parse_choices(rows, "split", SPLITS, "train"), fold=fold.astype("Int64"),
+        verified=parse_choices(rows, "verified", VERIFIED, True), source_id=source.mask(source == "", stems), start=parse_numbers(rows, "start"), end=parse_numbers(rows, "end"))
     others = [c for c in rows if c not in (*COLUMNS, "fname", "classID")] # classID is the label again
     return fixed[COLUMNS+others].reset_index(drop=True)
 
@@ -179,10 +179,10 @@ def clips_table(rows: pd.DataFrame, # fname (seen from `root`, or absolute), lab
     twice = rows[~bare & ~gone].duplicated([c for c in ("path", "start", "end") if c in rows]).reindex(rows.index, fill_value=False)
     short = lambda paths: tuple(sorted({p.removeprefix(f"{root}/") for p in paths}))
     table = _typed(rows[~(bare | gone | twice)])
-    return _said(table, Report(name, len(table), short(rows.path[gone]), short(nameless.union(rows.path[bare])),
+    return _said(table, ReadSummary(name, len(table), short(rows.path[gone]), short(nameless.union(rows.path[bare])),
         **({"duplicate_names": short(rows.path[twice]), "ignored": int(ignored.sum())} | seen)))
 
-def _said(table: pd.DataFrame, report: Report) -> pd.DataFrame:
+def _said(table: pd.DataFrame, report: ReadSummary) -> pd.DataFrame:
     "The table with its report, after a warning where that isn't all well; raises `DatasetError` where nothing is left"
     table.attrs = {"report": report}
     if not report.clips: raise DatasetError(f"{report}: check that the sound files lie where the CSV says")
@@ -236,9 +236,9 @@ def read_urbansound8k(folder: str|Path # Holds audio/fold1 ... fold10 and metada
     "UrbanSound8K (Salamon, Jacoby and Bello, ACM Multimedia 2014); raises `DatasetError`"
     root = _root(folder)
     rows = read_rows(Path(root, _first(root, ["metadata/UrbanSound8K.csv"], "metadata/UrbanSound8K.csv")))
-    folds, seconds = as_numbers(rows, "fold").astype("Int64"), as_numbers(rows, "end")-as_numbers(rows, "start")
+    folds, seconds = parse_numbers(rows, "fold").astype("Int64"), parse_numbers(rows, "end")-parse_numbers(rows, "start")
     seconds = seconds.where(seconds < URBAN_SECONDS-.001)
-    rows = rows.assign(clip_id=_stems(rows.fname), fname="audio/fold"+folds.astype(str)+"/"+rows.fname, end=seconds, start=seconds*0, salience=as_numbers(rows, "salience").astype("Int64"))
+    rows = rows.assign(clip_id=_stems(rows.fname), fname="audio/fold"+folds.astype(str)+"/"+rows.fname, end=seconds, start=seconds*0, salience=parse_numbers(rows, "salience").astype("Int64"))
     return clips_table(rows, _known_as(root, "urbansound8k"), root, [f"{root}/audio/fold{n}" for n in folds.dropna().unique()])
 
 def read_esc50(folder: str|Path # Holds audio and meta/esc50.csv, as its repository does
@@ -246,7 +246,7 @@ def read_esc50(folder: str|Path # Holds audio and meta/esc50.csv, as its reposit
     "ESC-50 (Piczak, ACM Multimedia 2015); raises `DatasetError`"
     root = _root(folder)
     rows = read_rows(Path(root, _first(root, ["meta/esc50.csv"], "meta/esc50.csv")))
-    rows = rows.assign(clip_id=_stems(rows.fname), fname="audio/"+rows.fname, esc10=as_words(rows, "esc10", VERIFIED, False))
+    rows = rows.assign(clip_id=_stems(rows.fname), fname="audio/"+rows.fname, esc10=parse_choices(rows, "esc10", VERIFIED, False))
     return clips_table(rows, _known_as(root, "esc50"), root, [f"{root}/audio"])
 
 # %% ../nbs/06_datasets.ipynb #17974dac
@@ -277,7 +277,7 @@ def read_csv(path: str|Path # With a line of column names; file names are seen f
     "Any CSV with fname and label; raises `DatasetError`"
     path = Path(path)
     rows = read_rows(path)
-    if "fold" in rows and (fold := as_numbers(rows, "fold")).isna().any() and fold.notna().any() and not "split" in rows:
+    if "fold" in rows and (fold := parse_numbers(rows, "fold")).isna().any() and fold.notna().any() and not "split" in rows:
         raise DatasetError(f"{path.name} gives only some rows a fold: give all of them one, or none")
     return clips_table(rows, path.stem, os.path.abspath(path.parent))
 
@@ -287,7 +287,7 @@ class DatasetInfo(NamedTuple):
     name: str # What the command line calls it
     title: str # What its makers call it
     folders: tuple[str, ...] # Where it may lie below the data folder
-    marks: tuple[str, ...] # What a folder of it has in it
+    markers: tuple[str, ...] # What a folder of it has in it
     licence: str # Of the sounds
     citation: str # What its makers ask to be cited
     url: str # Where it comes from
@@ -306,14 +306,14 @@ _ESC = DatasetInfo("esc50", "ESC-50", ("ESC-50", "ESC-50-master"), ("meta/esc50.
 
 def _synthetic(info: DatasetInfo) -> DatasetInfo:
     "The same layout, filled by this library"
-    return info._replace(name=f"synthetic-{info.name}", title=f"Synthetic clips in the form of {info.title}", marks=(),
+    return info._replace(name=f"synthetic-{info.name}", title=f"Synthetic clips in the form of {info.title}", markers=(),
         folders=tuple(f"synthetic/{f}" for f in info.folders), licence="CC0 1.0", citation="audiotag.synthetic", url="")
 
 DATASETS = {info.name: info for info in (_FSD, _URBAN, _ESC, _synthetic(_FSD), _synthetic(_URBAN))}
 
 def _recognised(folder: Path) -> DatasetInfo|None:
     "The data set whose official layout this folder has"
-    return next((info for info in DATASETS.values() if any((folder/mark).exists() for mark in info.marks)), None)
+    return next((info for info in DATASETS.values() if any((folder/name).exists() for name in info.markers)), None)
 
 def _read_known(info: DatasetInfo, data: Path) -> pd.DataFrame:
     "A data set by name, below `data`"
@@ -394,15 +394,15 @@ def assign_folds(table: pd.DataFrame, # The table of clips
     return table.assign(fold=table.source_id.map(part).where(free).astype("Int64"))
 
 # %% ../nbs/06_datasets.ipynb #985c55b2
-def min_clips(table: pd.DataFrame, # The table of clips
+def drop_rare_labels(table: pd.DataFrame, # The table of clips
     n: int, # Fewest clips, test set aside, that a label needs
     multilabel: bool = False # Several labels a clip, with commas between
     ) -> pd.DataFrame: # The rows of the other labels, with the report brought up to date
     "Leave out the labels with fewer than `n` clips; raises `DatasetError` where none is left"
-    labels = table.label.map(several if multilabel else lambda label: (label,))
+    labels = table.label.map(split_labels if multilabel else lambda label: (label,))
     counts = labels[table.split != "test"].explode().value_counts()
     rare = sorted(set(labels.explode().dropna())-set(counts.index[counts >= n]))
     kept = table[labels.map(set(rare).isdisjoint).astype(bool)].reset_index(drop=True)
     if kept.empty: raise DatasetError(f"no label has {n} clips, the most has {counts.max()}: ask for fewer")
-    if report := table.attrs.get("report"): kept.attrs["report"] = report._replace(clips=len(kept), left_out=report.left_out+tuple(rare))
+    if report := table.attrs.get("report"): kept.attrs["report"] = report._replace(clips=len(kept), dropped_labels=report.dropped_labels+tuple(rare))
     return kept

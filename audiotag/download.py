@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAITS', 'LONGEST_WAIT', 'TIMEOUTS', 'PASSING', 'T', 'RATIO', 'SLACK', 'ESC_COMMIT', 'REGISTRY', 'MARKER', 'UNPACKED',
-           'DownloadError', 'on_disk', 'ResumingDownloader', 'read_text', 'remote_size', 'unpack', 'check_inside',
-           'Archive', 'Origin', 'read_checksums', 'download']
+           'DownloadError', 'disk_errors', 'ResumingDownloader', 'read_text', 'remote_size', 'unpack',
+           'verify_contents', 'Archive', 'Origin', 'read_checksums', 'download']
 
 # %% ../nbs/07_download.ipynb #75c8054a
 import errno
@@ -48,19 +48,19 @@ T = TypeVar("T")
 class DownloadError(AudiotagError):
     "A download that can't go on: one line that says what is wrong and what to do"
 
-class _Passing(Exception):
+class _TransientError(Exception):
     "A fault that may be gone in a moment"
     def __init__(self, why: str, wait: float = 0):
         super().__init__(why)
         self.wait = wait # seconds, where the server says so
 
-def _patiently(name: str, attempt: Callable[[], T], tell: Callable[[str], None], size: Callable[[], int] = lambda: 0) -> T:
+def _retry(name: str, attempt: Callable[[], T], tell: Callable[[str], None], size: Callable[[], int] = lambda: 0) -> T:
     "What `attempt` returns, tried again after passing faults; raises `DownloadError` when it keeps failing with no growth of `size`"
     failures = 0
     while True:
         before = size()
         try: return attempt()
-        except _Passing as fault:
+        except _TransientError as fault:
             failures = 1 if size() > before else failures+1
             if failures > len(WAITS): raise DownloadError(f"{name}: {fault}, {failures} times in a row: try again later, what has arrived is kept") from None
             if fault.wait > LONGEST_WAIT: raise DownloadError(f"{name}: {fault} and asks to wait {fault.wait:.0f} s: try again then, what has arrived is kept") from None
@@ -80,23 +80,23 @@ def _host(url: str) -> str: return urlsplit(url).netloc.rpartition("@")[2]
 def _file(url: str) -> str: return urlsplit(url).path.rpartition("/")[2]
 
 def _request(url: str, method: str = "GET", **headers: str) -> requests.Response:
-    "An open answer whose content hasn't been read; raises `_Passing` or `DownloadError`"
+    "An open answer whose content hasn't been read; raises `_TransientError` or `DownloadError`"
     host = _host(url)
     headers = {"Accept-Encoding": "identity", "User-Agent": "audiotag"} | headers
     try: response = requests.request(method, url, headers=headers, stream=True, timeout=TIMEOUTS, allow_redirects=True)
-    except requests.Timeout: raise _Passing(f"{host} did not answer within {TIMEOUTS[1]} s") from None
+    except requests.Timeout: raise _TransientError(f"{host} did not answer within {TIMEOUTS[1]} s") from None
     except requests.exceptions.SSLError: raise DownloadError(f"{host} shows a certificate that isn't trusted: check the address, and this machine's clock") from None
-    except requests.ConnectionError: raise _Passing(f"{host} can't be reached, or hangs up") from None
+    except requests.ConnectionError: raise _TransientError(f"{host} can't be reached, or hangs up") from None
     except (requests.RequestException, ValueError) as e: raise DownloadError(f"{url} is no address to fetch from ({type(e).__name__}): check --mirror") from None
     if response.status_code < 400 or response.status_code == 416: return response
     response.close()
     answer = f"{host} answers {response.status_code} {response.reason}"
-    if response.status_code in PASSING: raise _Passing(answer, _retry_after(response))
+    if response.status_code in PASSING: raise _TransientError(answer, _retry_after(response))
     raise DownloadError(f"{_file(url) or host}: {answer}: check the address, or use another --mirror")
 
 # %% ../nbs/07_download.ipynb #692c1032
 @contextmanager
-def on_disk(where: Path # The file or folder that is written
+def disk_errors(where: Path # The file or folder that is written
     ) -> Iterator[None]:
     "Faults of the disk in words: raises `DownloadError` for an `OSError` inside"
     try: yield
@@ -119,8 +119,8 @@ class ResumingDownloader:
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
         "Fetch `url` whole; `part` stays as a second name of `output_file`, so that a kill while pooch verifies loses nothing"
-        with self._bar() as bar: _patiently(self.part.stem, lambda: self._transfer(url, bar), bar.set_postfix_str, self.size)
-        with on_disk(self.part.parent):
+        with self._bar() as bar: _retry(self.part.stem, lambda: self._transfer(url, bar), bar.set_postfix_str, self.size)
+        with disk_errors(self.part.parent):
             os.remove(output_file)
             try: os.link(self.part, output_file)
             except OSError: os.replace(self.part, output_file) # a file system without hard links
@@ -150,16 +150,16 @@ class ResumingDownloader:
             elsewhere = not response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
             if status == 416 or status == 206 and (elsewhere or total != noted.get("total")):
                 self.forget()
-                raise _Passing("the server has another file than before")
+                raise _TransientError("the server has another file than before")
             if status == 200: self._begin(response, total)
             self._append(response, bar, total)
-        if total is not None and self.size() < total: raise _Passing(f"{_host(url)} broke off the transfer")
+        if total is not None and self.size() < total: raise _TransientError(f"{_host(url)} broke off the transfer")
 
     def _begin(self, response: requests.Response, total: int|None) -> None:
         "Empty the part, then note what is coming"
         tag = response.headers.get("ETag", "")
         version = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-        with on_disk(self.part):
+        with disk_errors(self.part):
             self.forget()
             self.note.write_text(json.dumps({"version": version, "total": total}))
 
@@ -167,17 +167,17 @@ class ResumingDownloader:
         "Bytes from the wire to the disk as they come"
         bar.total, bar.n, bar.initial = total, self.size(), self.size()
         bar.set_postfix_str("")
-        with on_disk(self.part), open(self.part, "ab", buffering=0) as file:
+        with disk_errors(self.part), open(self.part, "ab", buffering=0) as file:
             for block in _blocks(response):
                 file.write(block)
                 bar.update(len(block))
 
 def _blocks(response: requests.Response) -> Iterator[bytes]:
-    "The content as it is on the wire; raises `_Passing` where it breaks off"
+    "The content as it is on the wire; raises `_TransientError` where it breaks off"
     host = _host(response.url)
     try: yield from response.raw.stream(1 << 16, decode_content=False)
-    except urllib3.exceptions.ReadTimeoutError: raise _Passing(f"{host} sent nothing for {TIMEOUTS[1]} s") from None
-    except (urllib3.exceptions.HTTPError, OSError): raise _Passing(f"{host} broke off the transfer") from None
+    except urllib3.exceptions.ReadTimeoutError: raise _TransientError(f"{host} sent nothing for {TIMEOUTS[1]} s") from None
+    except (urllib3.exceptions.HTTPError, OSError): raise _TransientError(f"{host} broke off the transfer") from None
 
 # %% ../nbs/07_download.ipynb #04d2c9b8
 def read_text(url: str, # Of a file of some kB
@@ -186,7 +186,7 @@ def read_text(url: str, # Of a file of some kB
     "A small text from a server; raises `DownloadError`"
     def attempt() -> str:
         with _request(url) as response: return b"".join(_blocks(response)).decode("utf-8", "replace")
-    return _patiently(_file(url), attempt, tell)
+    return _retry(_file(url), attempt, tell)
 
 def remote_size(url: str, # Of a file of any size
     tell: Callable[[str], None] # Gets a line before each wait
@@ -198,7 +198,7 @@ def remote_size(url: str, # Of a file of any size
                 if length := _length(response): return length
         except DownloadError: pass # not every server answers HEAD
         with _request(url, Range="bytes=0-0") as response: return _length(response) or 0
-    return _patiently(_file(url), attempt, tell)
+    return _retry(_file(url), attempt, tell)
 
 # %% ../nbs/07_download.ipynb #3891206c
 RATIO, SLACK = 20, 100_000_000 # bytes that may come out for one that is in the archive, and beyond that
@@ -254,8 +254,8 @@ def _member_blocks(file: BinaryIO) -> Iterator[bytes]:
 def _write(file: BinaryIO, path: Path, most: int, archive: str) -> int:
     "Copy one file; returns its bytes, and raises `DownloadError` where it's more than `most`, or the file is there"
     size = 0
-    with on_disk(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
-    with on_disk(path), open(path, "xb", buffering=0) as out:
+    with disk_errors(path.parent): path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path), open(path, "xb", buffering=0) as out:
         for block in _member_blocks(file):
             size += len(block)
             if size > most: raise DownloadError(f"{archive} unpacks to over {RATIO} times its size, as no archive of sounds does: don't use it")
@@ -268,7 +268,7 @@ def _blob(path: Path) -> str:
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content)+content, usedforsecurity=False).hexdigest()
 
-def check_inside(root: Path, # Unpacked files
+def verify_contents(root: Path, # Unpacked files
     listing: str, # A git tree, as GitHub's API lists it
     holds: tuple[str, ...] # Folders of which no file may be missing
     ) -> None:
@@ -394,7 +394,7 @@ def _fetch(archive: Archive, url: str, checksum: str|None, work: Path, progress:
     while True:
         resumed = downloader.size() > 0
         try:
-            with on_disk(work): pooch.retrieve(url, checksum, archive.name, work, downloader=downloader)
+            with disk_errors(work): pooch.retrieve(url, checksum, archive.name, work, downloader=downloader)
             break
         except ValueError: # pooch's word for a wrong checksum
             downloader.forget()
@@ -408,9 +408,9 @@ def _build(name: str, files: list[Path], work: Path, listing: str|None, progress
     for file in files: unpack(file, tree, progress)
     root = next((r for r in (tree, *sorted(tree.iterdir())) if all((r/h).exists() for h in origin.holds)), None)
     if root is None: raise DownloadError(f"{files[0].name} holds no {' and '.join(origin.holds)}: it is not {DATASETS[name].title}")
-    if listing: check_inside(root, listing, origin.holds)
+    if listing: verify_contents(root, listing, origin.holds)
     listed = {p.relative_to(root).as_posix(): p.stat().st_size for p in sorted(root.rglob("*")) if p.is_file()}
-    with on_disk(root): (root/MARKER).write_text(json.dumps({"name": name, "archives": [f.name for f in files], "files": listed}, indent=1))
+    with disk_errors(root): (root/MARKER).write_text(json.dumps({"name": name, "archives": [f.name for f in files], "files": listed}, indent=1))
     return root
 
 # %% ../nbs/07_download.ipynb #a3cc3184
@@ -489,7 +489,7 @@ def download(name: str, # One of `REGISTRY`: fsdkaggle2018, urbansound8k or esc5
     data, mirror = Path(data), (mirror or os.environ.get("AUDIOTAG_MIRROR", "")).rstrip("/") or None
     if mirror and not re.match(r"https?://[\w.-]", mirror): raise DownloadError(f"mirror {mirror} is no address: it must begin with http:// or https://")
     pooch.get_logger().setLevel("ERROR")
-    with on_disk(data):
+    with disk_errors(data):
         data.mkdir(parents=True, exist_ok=True)
         if not (_packed_by_hand(name, data) or (data/f".{name}-download").exists()) and (found := _present(name, data)): return found
         with _alone(name, data, _teller(progress)) as work:

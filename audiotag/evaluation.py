@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEANING', 'NAMES', 'STYLE', 'METRICS', 'MEANS', 'Bin', 'reliability', 'plot_reliability', 'reliability_svg',
-           'plot_confusion', 'confusion_table', 'figures_table', 'classes_table', 'pairs_list', 'address', 'clip_card',
-           'page', 'write_report', 'EvaluationError', 'select', 'intervals', 'Evaluation', 'answers', 'evaluate',
-           'save_report', 'out_of_fold']
+           'plot_confusion', 'confusion_table', 'figures_table', 'classes_table', 'pairs_list', 'relative_url',
+           'clip_card', 'render_page', 'write_report', 'EvaluationError', 'select', 'intervals', 'Evaluation',
+           'predict_table', 'evaluate', 'save_report', 'out_of_fold']
 
 # %% ../nbs/25_evaluation.ipynb #a0818208
 import json
@@ -29,13 +29,13 @@ from tqdm import tqdm
 from .audio import load_audio
 from .bundle import Bundle, probabilities, read_bundle, rejection_score
 from .core import AudiotagError, cpu_count, write_atomic
-from .figures import coloured, data_uri, hertz_axis, percent, seconds_axis
-from .metrics import accuracy, bootstrap, calibration_error, log_loss, lwlrap, macro_f1, map_at_k, score
+from .figures import colorize, data_uri, hertz_axis, percent, seconds_axis
+from .metrics import accuracy, bootstrap, calibration_error, classification_metrics, log_loss, lwlrap, macro_f1
+from .metrics import map_at_k
 from .tagger import Tagger
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
 
 # %% ../nbs/25_evaluation.ipynb #8142ef20
 class Bin(NamedTuple):
@@ -154,23 +154,23 @@ def _table(head: Sequence[str], rows: Sequence[str], name: str) -> str:
 def figures_table(found: "Evaluation") -> str:
     "The figures, their intervals, and what they mean"
     row = "<tr><th scope=row>{}</th><td class=n><strong>{:.3f}</strong></td><td class=n>{:.3f} to {:.3f}</td><td>{}</td></tr>"
-    rows = [row.format(NAMES[name], value, *found.intervals[name], MEANING[name]) for name, value in found.figures.items()]
+    rows = [row.format(NAMES[name], value, *found.intervals[name], MEANING[name]) for name, value in found.metrics.items()]
     return _table(("Figure", "Value", "95&nbsp;% interval", "Meaning"), rows, "Figures")
 
 def classes_table(found: "Evaluation") -> str:
     "A row for each label that has clips, the least found first, with what it is taken for"
     there = sorted(((label, row) for label, row in found.per_class.items() if row["clips"]), key=lambda pair: pair[1]["recall"])
-    taken = {pair["true"]: f"{escape(pair['given'])} ({pair['clips']})" for pair in reversed(found.confusions(len(found.labels) ** 2))}
+    taken = {pair["true"]: f"{escape(pair['given'])} ({pair['clips']})" for pair in reversed(found.most_confused(len(found.labels) ** 2))}
     rows = [f"<tr><th scope=row>{escape(label)}</th><td class=n>{row['clips']}</td>{_bar(row['recall'])}{_bar(row['precision'])}<td>{taken.get(label, '')}</td></tr>" for label, row in there]
     return _table(("Label", "Clips", "Recall", "Precision", "Most often taken for"), rows, "Labels")
 
 def pairs_list(found: "Evaluation", top: int = 12) -> str:
     "The most frequent mistakes"
-    rows = [f"<li><strong>{pair['clips']}</strong> × {escape(pair['true'])} taken for {escape(pair['given'])} <small>({pair['share']:.0%} of its clips)</small></li>" for pair in found.confusions(top)]
+    rows = [f"<li><strong>{pair['clips']}</strong> × {escape(pair['true'])} taken for {escape(pair['given'])} <small>({pair['share']:.0%} of its clips)</small></li>" for pair in found.most_confused(top)]
     return f"<ol class=pairs>{''.join(rows)}</ol>" if rows else "<p>There is no mistake.</p>"
 
 # %% ../nbs/25_evaluation.ipynb #e4f61e92
-def address(
+def relative_url(
     path: str | Path,  # of a sound
     out: Path,  # folder of the page
     start: float = float("nan"),  # seconds, where the clip is a part of the file
@@ -190,14 +190,14 @@ def clip_card(found: "Evaluation", tagger: "Tagger", out: Path, clip: int) -> st
     "A clip: what it was called, what the model called it, how it looks and how it sounds"
     row = found.table.iloc[clip]
     samples = load_audio(row.path, tagger.sample_rate, row.start, row.end)
-    seconds, guesses = len(samples) / tagger.sample_rate, found.guesses(clip)
-    picture = data_uri(coloured(tagger.spectrogram((samples, tagger.sample_rate), columns=min(100, 500 / seconds)), 500))
+    seconds, guesses = len(samples) / tagger.sample_rate, found.top_predictions(clip)
+    picture = data_uri(colorize(tagger.spectrogram((samples, tagger.sample_rate), columns=min(100, 500 / seconds)), 500))
     tags = "".join(_guess(label, p, label == row.label) for label, p in guesses)
     place = "" if row.label in dict(guesses) else f"<li>… {escape(row.label)} <span>{percent(found.probs[clip, found.targets[clip]])}</span></li>"
     name = escape(str(row.clip_id))
     return (f"<article><h3>{escape(row.label)}</h3><p class=name>{name} · loss {found.losses[clip]:.2f}{'' if found.known[clip] else ' · “nothing I know”'}</p>"
             f"<div class=chart><img alt='Spectrogram of {name}, {seconds:.1f} s' src='{picture}'>{hertz_axis(tagger.frequencies)}{seconds_axis(seconds)}</div>"
-            f"<ol>{tags}{place}</ol><audio controls preload=none aria-label='Play {name}' src='{escape(address(row.path, out, row.start, row.end))}'></audio></article>")
+            f"<ol>{tags}{place}</ol><audio controls preload=none aria-label='Play {name}' src='{escape(relative_url(row.path, out, row.start, row.end))}'></audio></article>")
 
 # %% ../nbs/25_evaluation.ipynb #3bbb8f1d
 STYLE = """
@@ -237,7 +237,7 @@ def _calibration(found: "Evaluation") -> str:
     rejected = f"<p>The bundle's threshold ({escape(rule['score'])} ≥ {rule['threshold']:g}) lets {found.known.mean():.1%} of these clips pass; the others are answered with “nothing I know”.</p>" if rule else "<p>The bundle has no threshold for sounds that it doesn't know.</p>"
     return _section("Is it as sure as it may be?", words, reliability_svg(*found.reliability), rejected)
 
-def page(
+def render_page(
     found: "Evaluation",
     tagger: "Tagger",  # draws the clips
     out: Path,  # folder of the page, which the players' paths are seen from
@@ -248,7 +248,7 @@ def page(
     data = f" on {escape(found.dataset)}" if found.dataset else ""
     notes = "".join(f"<p class=note>{escape(text)}</p>" for text in found.warnings())
     failed = _section("Clips that can't be used", "<ul>", *(f"<li>{escape(line)}</li>" for line in found.failed), "</ul>") if found.failed else ""
-    cards = "".join(clip_card(found, tagger, out, int(clip)) for clip in found.worst[:worst])
+    cards = "".join(clip_card(found, tagger, out, int(clip)) for clip in found.top_losses[:worst])
     body = [f"<h1>{name}{data}</h1><p>{len(found.table)} clips from {recordings} recordings, {len(found.labels)} labels. The intervals come from drawing recordings, not clips, so that ten clips of one recording count as one.</p>{notes}{figures_table(found)}",
         _section("What does it take for what?", "<p>A row holds the clips of one label, a column those that were given it. Blue is right, red is wrong; the tint goes by the share of the row.</p>", confusion_table(found.counts, found.labels)),
         _section("The most frequent mistakes", pairs_list(found)), _section("Label by label", classes_table(found)), _calibration(found),
@@ -262,7 +262,7 @@ def write_report(
 ) -> Path:  # report.html in it
     "Write the page; raises `OSError` where that can't be done"
     file = Path(out) / "report.html"
-    write_atomic(file, page(found, tagger, Path(out)))
+    write_atomic(file, render_page(found, tagger, Path(out)))
     return file
 
 # %% ../nbs/25_evaluation.ipynb #2dfd8c37
@@ -321,8 +321,8 @@ class Evaluation:
     known: np.ndarray  # (clips,) whether the bundle's threshold lets a clip pass
     embeddings: np.ndarray | None = None  # (clips, features), for the study of rejection
     failed: tuple[str, ...] = ()  # a line for each clip that can't be used
-    strange: Mapping[str, int] | None = None  # clips by label that the model doesn't know
-    learnt: int = 0  # clips among the scored ones that the model was trained on
+    unknown_labels: Mapping[str, int] | None = None  # clips by label that the model doesn't know
+    n_seen_in_training: int = 0  # clips among the scored ones that the model was trained on
     draws: int = 1000  # of the bootstrap
 
     @property
@@ -338,12 +338,12 @@ class Evaluation:
     @cached_property
     def sources(self) -> np.ndarray: return self.table.source_id.to_numpy()
     @cached_property
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         return {name: metric(self.probs, self.targets, **({"groups": self.sources} if metric is calibration_error else {})) for name, metric in METRICS.items()}
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]: return intervals(self.probs, self.targets, self.sources, self.draws)
     @cached_property
-    def per_class(self) -> dict[str, dict]: return score(self.probs, self.targets, self.labels)["per_class"]
+    def per_class(self) -> dict[str, dict]: return classification_metrics(self.probs, self.targets, self.labels)["per_class"]
     @cached_property
     def counts(self) -> np.ndarray:  # (true, given) clips
         return np.bincount(self.targets * len(self.labels) + self.probs.argmax(1), minlength=len(self.labels) ** 2).reshape(len(self.labels), -1)
@@ -356,9 +356,9 @@ class Evaluation:
     @cached_property
     def reliability(self) -> tuple[list[Bin], list[Bin]]: return reliability(self.raw, self.targets), reliability(self.probs, self.targets)  # before and after temperature
     @property
-    def worst(self) -> np.ndarray: return np.argsort(-self.losses, kind="stable")  # clip numbers, the worst first
+    def top_losses(self) -> np.ndarray: return np.argsort(-self.losses, kind="stable")  # clip numbers, the worst first
 
-    def confusions(self,
+    def most_confused(self,
         top: int = 12,  # at most so many
     ) -> list[dict]:  # true, given, clips, share (of the true label's clips)
         "The most frequent mistakes"
@@ -368,7 +368,7 @@ class Evaluation:
         pairs = [(*np.unravel_index(i, wrong.shape), wrong.flat[i], shares.flat[i]) for i in order if wrong.flat[i]]
         return [{"true": self.labels[a], "given": self.labels[b], "clips": int(n), "share": round(float(s), 4)} for a, b, n, s in pairs]
 
-    def guesses(self,
+    def top_predictions(self,
         clip: int,  # its number
         top: int = 3,
     ) -> list[tuple[str, float]]:  # label and probability, best first
@@ -377,9 +377,9 @@ class Evaluation:
 
     def warnings(self) -> list[str]:
         "What a reader of the figures must know"
-        n, recordings, strange = len(self.table), len(np.unique(self.sources)), dict(self.strange or {})
+        n, recordings, strange = len(self.table), len(np.unique(self.sources)), dict(self.unknown_labels or {})
         count = lambda number: f"{number} clip{'s' * (number != 1)}"
-        said = [(self.learnt, f"trained on: {count(self.learnt)} of these {n}; the figures on them flatter the model"),
+        said = [(self.n_seen_in_training, f"trained on: {count(self.n_seen_in_training)} of these {n}; the figures on them flatter the model"),
             (strange, f"not scored: {count(sum(strange.values()))} with labels that the model doesn't know ({', '.join(list(strange)[:5])}{', ...' * (len(strange) > 5)})"),
             (self.failed, f"can't be used: {count(len(self.failed))}; the first: {next(iter(self.failed), '')}"),
             (recordings < 20, f"few recordings ({recordings}): the intervals are too narrow")]
@@ -387,22 +387,22 @@ class Evaluation:
 
     def to_dict(self) -> dict:
         "All of it, for metrics.json and `--json`"
-        worst = [{"clip_id": str(self.table.clip_id.iloc[i]), "path": str(self.table.path.iloc[i]), "true": self.table.label.iloc[i], "given": self.guesses(i), "loss": self.losses[i]} for i in self.worst[:24]]
+        worst = [{"clip_id": str(self.table.clip_id.iloc[i]), "path": str(self.table.path.iloc[i]), "true": self.table.label.iloc[i], "given": self.top_predictions(i), "loss": self.losses[i]} for i in self.top_losses[:24]]
         before = {name: METRICS[name](self.raw, self.targets) for name in ("log_loss", "calibration_error")}
-        return _rounded({"model": self.config.get("name", ""), "dataset": self.dataset, "clips": len(self.table), "sources": len(np.unique(self.sources)), **self.figures,
-            "intervals": self.intervals, "accepted": np.mean(self.known), "warnings": self.warnings(), "trained_on": self.learnt, "folds": self.per_fold, "unknown_labels": dict(self.strange or {}), "failed": list(self.failed),
-            "per_class": self.per_class, "confusions": self.confusions(), "worst": worst, "temperature": self.config.get("temperature", 1.0), "before_temperature": before,
+        return _rounded({"model": self.config.get("name", ""), "dataset": self.dataset, "clips": len(self.table), "sources": len(np.unique(self.sources)), **self.metrics,
+            "intervals": self.intervals, "accepted": np.mean(self.known), "warnings": self.warnings(), "trained_on": self.n_seen_in_training, "folds": self.per_fold, "unknown_labels": dict(self.unknown_labels or {}), "failed": list(self.failed),
+            "per_class": self.per_class, "confusions": self.most_confused(), "worst": worst, "temperature": self.config.get("temperature", 1.0), "before_temperature": before,
             "reliability": dict(zip(("before", "after"), self.reliability))})
 
     def __str__(self) -> str:
         lines = [f"{self.config.get('name', 'the model')}{' on ' + self.dataset if self.dataset else ''}: {len(self.table)} clips from {len(np.unique(self.sources))} recordings", ""]
-        lines += [f"{name:<18} {value:6.3f}   95 %: {self.intervals[name][0]:.3f} to {self.intervals[name][1]:.3f}" for name, value in self.figures.items()]
+        lines += [f"{name:<18} {value:6.3f}   95 %: {self.intervals[name][0]:.3f} to {self.intervals[name][1]:.3f}" for name, value in self.metrics.items()]
         if self.per_fold: lines += ["", *(f"fold {row['fold']}: accuracy {row['accuracy']:.3f}  MAP@3 {row['map3']:.3f}  clips {row['clips']}" for row in self.per_fold)]
         if self.per_fold: lines += ["mean of folds: " + "  ".join(f"{said} {np.mean([row[name] for row in self.per_fold]):.3f} ± {np.std([row[name] for row in self.per_fold]):.3f}" for name, said in (("accuracy", "accuracy"), ("map3", "MAP@3")))]
         wide = max(map(len, self.labels))
         cell = lambda value: "     -" if value is None else f"{value:6.2f}"
         lines += ["", f"{'label':<{wide}}  clips  recall  precision"] + [f"{label:<{wide}}  {row['clips']:5}  {cell(row['recall'])}  {cell(row['precision']):>9}" for label, row in self.per_class.items()]
-        lines += [""] + [f"{pair['clips']} x {pair['true']} taken for {pair['given']}" for pair in self.confusions(5)]
+        lines += [""] + [f"{pair['clips']} x {pair['true']} taken for {pair['given']}" for pair in self.most_confused(5)]
         return "\n".join([*lines, *(f"Note: {text}" for text in self.warnings())])
 
 # %% ../nbs/25_evaluation.ipynb #78d49e3c
@@ -413,7 +413,7 @@ def _answer(tagger: Tagger, row: Any) -> tuple[np.ndarray, np.ndarray, bool] | A
     except AudiotagError as error: return error
     return said.logits, said.embedding, said.known
 
-def answers(
+def predict_table(
     tagger: Tagger,
     table: pd.DataFrame,  # path, start and end are read
 ) -> list[tuple[np.ndarray, np.ndarray, bool] | AudiotagError]:  # logits (labels,), embedding (features,), known; or the clip's error
@@ -422,7 +422,7 @@ def answers(
     with ThreadPoolExecutor(cpu_count()) as pool:
         return list(tqdm(pool.map(lambda row: _answer(tagger, row), rows), total=len(rows), unit=" clips", disable=None, file=sys.stderr))
 
-def _learnt(config: Mapping[str, Any], table: pd.DataFrame) -> int:
+def _count_seen(config: Mapping[str, Any], table: pd.DataFrame) -> int:
     "How many of these clips the bundle says it was trained on"
     lists, name = config.get("trained_on") or {}, getattr(table.attrs.get("report"), "name", None)
     return int(table.clip_id.isin(set(lists[name] if name in lists else chain.from_iterable(lists.values()))).sum())
@@ -448,12 +448,12 @@ def evaluate(
     _check_one_label(tagger.bundle)
     scorable = _scorable(tagger.labels, table)
     strange = table.label[~table.label.isin(tagger.labels)].value_counts().to_dict()
-    said = answers(tagger, scorable)
+    said = predict_table(tagger, scorable)
     failed = tuple(str(answer) for answer in said if isinstance(answer, AudiotagError))
     if len(failed) == len(said): raise EvaluationError(f"none of the {len(said)} clips can be used; the first: {failed[0]}")
     heard = np.array([not isinstance(answer, AudiotagError) for answer in said])
     logits, embeddings, known = map(np.array, zip(*(answer for answer in said if not isinstance(answer, AudiotagError))))
-    found = Evaluation(tagger.bundle.config, scorable[heard], logits, known, embeddings, failed, strange, _learnt(tagger.bundle.config, scorable[heard]), draws)
+    found = Evaluation(tagger.bundle.config, scorable[heard], logits, known, embeddings, failed, strange, _count_seen(tagger.bundle.config, scorable[heard]), draws)
     if out is not None: save_report(found, tagger, out)
     return found
 

@@ -7,7 +7,7 @@ __all__ = ['MOBILENET', 'EFFICIENTAT_WEIGHTS', 'MeanPool', 'small_body', 'round_
            'mn_body', 'gabor_filters', 'WaveFilters', 'wave_body', 'BiGRU', 'RecurrentPool', 'crnn_body',
            'fetch_weights', 'read_state_dict', 'fetch_imagenet', 'audioset_labels', 'match_audioset', 'AudioNet',
            'default_config', 'create_model', 'load_efficientat', 'replace_head', 'init_head_from_audioset',
-           'param_groups']
+           'split_params']
 
 # %% ../nbs/13_models.ipynb #2cddf68e
 import csv
@@ -444,7 +444,7 @@ def init_head_from_audioset(
     return found
 
 # %% ../nbs/13_models.ipynb #7f5d6887
-def param_groups(
+def split_params(
     model: AudioNet, # Any architecture
 ) -> list[list[nn.Parameter]]: # Early body; late body and pool; head
     "Split all parameters in three, for discriminative learning rates and freezing"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sound', 'FSD_SOUNDS', 'URBAN_SOUNDS', 'SAMPLE_RATE', 'FIRST_ID', 'UNVERIFIED', 'WRONG', 'SOURCE_CLIPS', 'VERSION',
-           'shaped', 'noise', 'is_made', 'make_synthetic', 'example_clips']
+           'shaped', 'noise', 'is_complete', 'make_synthetic', 'example_clips']
 
 # %% ../nbs/08_synthetic.ipynb #7d7c6f28
 import json
@@ -366,7 +366,7 @@ def _sets(out: str|Path, fsd_clips: int, urban_clips: int, seed: int) -> list[tu
     "Folder, configuration and maker of both sets"
     return [(Path(out)/"FSDKaggle2018", _config(fsd_clips, seed), _make_fsd), (Path(out)/"UrbanSound8K", _config(urban_clips, seed), _make_urban)]
 
-def is_made(out: str|Path, # As for `make_synthetic`, as the others
+def is_complete(out: str|Path, # As for `make_synthetic`, as the others
     fsd_clips: int = 600, # Clips
     urban_clips: int = 300, # Clips
     seed: int = 0 # Of everything random

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from audiotag.audio import load_audio
-from audiotag.datasets import assign_folds, min_clips, read_dataset
-from audiotag.metrics import score
+from audiotag.datasets import assign_folds, drop_rare_labels, read_dataset
+from audiotag.metrics import classification_metrics
 
 
 def embeddings(table: pd.DataFrame, weights: Path) -> np.ndarray:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("data/mn04_as_mAP_432.pt"))
     parser.add_argument("--epochs", type=int, default=0, help="students: 0 is enough for some 6,000 draws")
     given = parser.parse_args()
-    table = assign_folds(min_clips(read_dataset(given.dataset, given.data), 5), 5)
+    table = assign_folds(drop_rare_labels(read_dataset(given.dataset, given.data), 5), 5)
     labels = sorted(table.label.unique())
     targets, rows, began = pd.Categorical(table.label, categories=labels).codes.astype(int), [], time.perf_counter()
     if given.peer == "embeddings": features = embeddings(table, given.weights)
@@ -73,7 +73,7 @@ def main() -> None:
         held = (table.fold == fold).to_numpy()
         epochs = given.epochs or round(6000 / (~held).sum())
         probs = logistic(features, targets, held) if given.peer == "embeddings" else resnet(table, held, labels, epochs)
-        figures = score(probs, targets[held], labels)
+        figures = classification_metrics(probs, targets[held], labels)
         rows.append({"fold": int(fold)} | {k: figures[k] for k in ("clips", "accuracy", "map3")})
         print(rows[-1], file=sys.stderr, flush=True)
     mean, std = ({k: round(float(of([r[k] for r in rows])), 4) for k in ("accuracy", "map3")} for of in (np.mean, np.std))

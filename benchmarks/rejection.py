@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audiotag.calibration import fit_temperature, targets_of
-from audiotag.datasets import assign_folds, min_clips, read_dataset
-from audiotag.learner import Job, input_config, predict_clips
+from audiotag.calibration import fit_temperature, encode_targets
+from audiotag.datasets import assign_folds, drop_rare_labels, read_dataset
+from audiotag.learner import RunConfig, input_config, predict_clips
 from audiotag.recipe import recipe_for
-from audiotag.robustness import accepting, auroc, false_accepts, familiarity, noise_clips
+from audiotag.robustness import threshold_at_tpr, auroc, fpr_at_tpr, ood_scores, noise_clips
 from audiotag.spectrogram import front_end
-from audiotag.training import teach
+from audiotag.training import train_learner
 
 
 def hear(model, table: pd.DataFrame, recipe) -> np.ndarray:
@@ -42,16 +42,16 @@ def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> lis
     known = table[~table.label.isin(left_out)]
     labels, held = sorted(known.label.unique()), (known.fold == fold).to_numpy(bool)
     learnt = known[~held].assign(split="train")
-    model = teach(learnt, recipe, labels, Job(device="cpu"))[0].model.eval()
+    model = train_learner(learnt, recipe, labels, RunConfig(device="cpu"))[0].model.eval()
     strange = table[table.label.isin(left_out)]
     if len(table) > 500: strange = strange[strange.fold == fold]
     parts = {"learnt": hear(model, learnt, recipe), "known": hear(model, known[held], recipe), "unknown": hear(model, strange, recipe), "noise": hear_noise(model, recipe)}
     with torch.inference_mode(): logits = {name: model.head(torch.from_numpy(part)).numpy() for name, part in parts.items()}
-    temperature = fit_temperature(logits["known"], targets_of(known[held], labels))
-    scores = {name: familiarity(logits[name], temperature, parts[name], parts["learnt"], targets_of(learnt, labels)) for name in ("known", "unknown", "noise")}
-    right = float((logits["known"].argmax(1) == targets_of(known[held], labels)).mean())
-    return [{"left_out": left_out, "score": score, "auroc": auroc(values, scores["unknown"][score]), "false_accepts": false_accepts(values, scores["unknown"][score]),
-             "noise_accepted": int((scores["noise"][score] >= accepting(values)).sum()), "known": int(held.sum()), "unknown": len(strange), "accuracy": right} for score, values in scores["known"].items()]
+    temperature = fit_temperature(logits["known"], encode_targets(known[held], labels))
+    scores = {name: ood_scores(logits[name], temperature, parts[name], parts["learnt"], encode_targets(learnt, labels)) for name in ("known", "unknown", "noise")}
+    right = float((logits["known"].argmax(1) == encode_targets(known[held], labels)).mean())
+    return [{"left_out": left_out, "score": score, "auroc": auroc(values, scores["unknown"][score]), "false_accepts": fpr_at_tpr(values, scores["unknown"][score]),
+             "noise_accepted": int((scores["noise"][score] >= threshold_at_tpr(values)).sum()), "known": int(held.sum()), "unknown": len(strange), "accuracy": right} for score, values in scores["known"].items()]
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--set", default="", help="a recipe's setting, such as outliers=0")
     parser.add_argument("--apart", type=int, default=5, help="how far apart in the list of classes the two of a pair stand")
     given = parser.parse_args()
-    table = assign_folds(min_clips(read_dataset(given.dataset, given.data), 5), 5)
+    table = assign_folds(drop_rare_labels(read_dataset(given.dataset, given.data), 5), 5)
     if given.dataset == "urbansound8k": table = table[table.fold.isin([1, 2])].reset_index(drop=True)
     labels, rows, began = sorted(table.label.unique()), [], time.perf_counter()
     fold = 2 if given.dataset == "urbansound8k" else int(table.fold.min())

@@ -1,6 +1,6 @@
 """What spoilt recordings cost, with augmentation and without: python benchmarks/robustness.py [--data DIR] [--weights FILE]
 
-Three networks learn UrbanSound8K's folds 1 and 2, and hear fold 3 in every way of `audiotag.robustness.SPOILS`. Writes benchmarks/results/robustness.json. Bundles go to models/run-*.
+Three networks learn UrbanSound8K's folds 1 and 2, and hear fold 3 in every way of `audiotag.robustness.CORRUPTIONS`. Writes benchmarks/results/robustness.json. Bundles go to models/run-*.
 """
 import argparse
 import json

@@ -40,7 +40,7 @@ def watched(learn, epochs: int, lr: float, score, started: float) -> list[list[f
 
 def ours() -> dict:
     "The recipe that `audiotag train --arch mn04 --weights ...` takes (xresnet_small where the weights are not there)"
-    from audiotag.calibration import targets_of
+    from audiotag.calibration import encode_targets
     from audiotag.learner import make_learner, predict_clips
     from audiotag.models import default_config
     from audiotag.recipe import recipe_for
@@ -50,7 +50,7 @@ def ours() -> dict:
     recipe = recipe_for(settings | {"epochs": str(EPOCHS["ours"])}, len(train), None)
     learn = make_learner(train.assign(split="train"), recipe, labels=labels, device=DEVICE)
     learn.metrics = []
-    def score() -> float: return float((predict_clips(learn.model, test, default_config(recipe.arch), recipe.crop_seconds, 3)[0].argmax(1) == targets_of(test, labels)).mean())
+    def score() -> float: return float((predict_clips(learn.model, test, default_config(recipe.arch), recipe.crop_seconds, 3)[0].argmax(1) == encode_targets(test, labels)).mean())
     return {"arm": f"audiotag, {recipe.arch}", "points": watched(learn, recipe.epochs, recipe.lr, score, started), "on": f"{len(train)} {kind} of fold 1, tested on {len(test)} of fold 2"}
 
 

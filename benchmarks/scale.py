@@ -72,14 +72,14 @@ def measure_size(clips: int, workers: int) -> dict:
         copies, before = timed("make", make, folder, clips), peak_mb()
         table = timed("read", read_csv, folder/"clips.csv")
         table = timed("split", lambda: assign_folds(assign_splits(table, .1, .1)))
-        table_peak, near_pairs = peak_mb(), checks.near_pairs
-        checks.near_pairs = lambda prints: timed("search", near_pairs, prints)
+        table_peak, near_duplicates = peak_mb(), checks.near_duplicates
+        checks.near_duplicates = lambda fingerprints: timed("search", near_duplicates, fingerprints)
         cpu = sum(os.times()[:4])
         found = timed("check", checks.check, table, workers=workers)
         worker_peak = worker_peak_mb() # joblib keeps its processes for a while
         get_reusable_executor().shutdown(wait=True)
         seconds["check_cpu"] = sum(os.times()[:4])-cpu
-        pairs = {frozenset(group) for group in found.found["near_duplicates"]}
+        pairs = {frozenset(group) for group in found.issues["near_duplicates"]}
         hits = sum(frozenset((f"{i//1000:03}/{i-1}", f"{i//1000:03}/{i}")) <= group for i in range(COPIES-1, clips, COPIES) for group in pairs if f"{i//1000:03}/{i}" in group)
         return {"clips": clips, **{f"{k}_s": round(v, 2) for k, v in seconds.items() if k != "make"}, "imported_mb": before, "table_peak_mb": table_peak,
             "peak_mb": peak_mb(), "worker_peak_mb": worker_peak, "copies": copies, "copies_found": hits, "groups_found": len(pairs)}

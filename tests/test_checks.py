@@ -10,7 +10,7 @@ import soundfile as sf
 
 from audiotag.checks import check
 from audiotag.datasets import DATASETS, assign_splits, read_csv, read_folder
-from audiotag.checks import distance, fingerprint, measure, near_pairs
+from audiotag.checks import distance, fingerprint, measure, near_duplicates
 
 RATE = 22050
 
@@ -34,12 +34,12 @@ def make(folder: Path, clips: int = 16) -> Path:
     return folder
 
 
-def faults(table, **kw) -> str: return "\n".join(check(table, progress=False, workers=1, **kw).faults)
+def faults(table, **kw) -> str: return "\n".join(check(table, progress=False, workers=1, **kw).errors)
 
 
 def test_nothing_wrong(tmp_path):
     checked = check(read_folder(make(tmp_path)), progress=False)
-    assert checked.faults == []
+    assert checked.errors == []
     assert str(checked).endswith("no faults")
     assert checked.facts["splits"] == {"train": 12, "valid": 4}
     assert checked.facts["labels"] == {"a": {"clips": 8, "verified": 8}, "b": {"clips": 8, "verified": 8}}
@@ -65,7 +65,7 @@ def test_official_folds_of_urbansound8k_with_a_leak(tmp_path):
     (tmp_path/"metadata").mkdir()
     (tmp_path/"metadata/UrbanSound8K.csv").write_text("\n".join(rows))
     checked = check(DATASETS["urbansound8k"].read(tmp_path), progress=False, workers=1)
-    assert checked.faults == ["1 source lies in more than one split or fold: 4 in train fold 2 and train fold 3"]
+    assert checked.errors == ["1 source lies in more than one split or fold: 4 in train fold 2 and train fold 3"]
     assert checked.facts["folds"] == {"1": 2, "2": 2, "3": 2}
     assert sorted(checked.files.seconds.round(1)) == pytest.approx([.6]*5+[4]), "a looped clip counts once around"
 
@@ -76,7 +76,7 @@ def test_looped_clips_are_judged_by_their_own_part(tmp_path):
     write(tmp_path/"1.wav", np.concatenate([a, b]))
     write(tmp_path/"2.wav", np.concatenate([a, c]))
     (tmp_path/"t.csv").write_text("fname,label,start,end,source_id\n1.wav,x,0,0.6,7\n2.wav,x,0,0.6,8\n1.wav,x,0.6,1.2,7\n2.wav,x,0.6,1.2,8\n")
-    found = check(read_csv(tmp_path/"t.csv"), progress=False, workers=1).found
+    found = check(read_csv(tmp_path/"t.csv"), progress=False, workers=1).issues
     assert found["exact_duplicates"] == [["1.wav@0-0.6", "2.wav@0-0.6"]]
     assert found["near_duplicates"] == []
 
@@ -118,8 +118,8 @@ def test_equal_clips_under_other_names_and_formats(tmp_path):
     write(tmp_path/"train"/"a"/"one.wav", samples)
     write(tmp_path/"valid"/"b"/"two.flac", samples)
     checked = check(read_folder(tmp_path), progress=False, workers=1)
-    assert checked.found["exact_duplicates"] == checked.found["crossing_exact"] == checked.found["label_conflicts"] == [["train/a/one", "valid/b/two"]]
-    assert [f for f in checked.faults if "equal" in f] == ["1 group of equal clips lies in more than one split or fold: train/a/one = valid/b/two"]
+    assert checked.issues["exact_duplicates"] == checked.issues["crossing_exact"] == checked.issues["label_conflicts"] == [["train/a/one", "valid/b/two"]]
+    assert [f for f in checked.errors if "equal" in f] == ["1 group of equal clips lies in more than one split or fold: train/a/one = valid/b/two"]
 
 
 @pytest.mark.parametrize("ending, gain, rate", [("ogg", .5, RATE), ("mp3", .7, RATE), ("wav", .1, RATE), ("ogg", 1.5, 16000)])
@@ -129,15 +129,15 @@ def test_near_copy(tmp_path, ending, gain, rate):
     make(tmp_path)
     write(tmp_path/"valid"/"b"/f"copy.{ending}", gain*soxr.resample(sound(1), RATE, rate), rate)
     checked = check(read_folder(tmp_path), progress=False, workers=1)
-    assert checked.found["crossing_near"] == [["train/a/1", "valid/b/copy"]] and not checked.found["exact_duplicates"]
-    assert checked.faults == ["1 group of clips that sound the same lies in more than one split or fold: train/a/1 = valid/b/copy"]
+    assert checked.issues["crossing_near"] == [["train/a/1", "valid/b/copy"]] and not checked.issues["exact_duplicates"]
+    assert checked.errors == ["1 group of clips that sound the same lies in more than one split or fold: train/a/1 = valid/b/copy"]
 
 
 def test_near_copy_within_a_split_is_a_note(tmp_path):
     make(tmp_path)
     write(tmp_path/"train"/"b"/"copy.ogg", .5*sound(1))
     checked = check(read_folder(tmp_path), progress=False, workers=1)
-    assert checked.faults == [] and "note: 1 group of clips sounds the same: train/a/1 = train/b/copy" in str(checked)
+    assert checked.errors == [] and "note: 1 group of clips sounds the same: train/a/1 = train/b/copy" in str(checked)
 
 
 def test_silent_and_distorted(tmp_path):
@@ -145,8 +145,8 @@ def test_silent_and_distorted(tmp_path):
     for i in (1, 2): write(tmp_path/"train"/"a"/f"silent{i}.wav", np.zeros(RATE))
     write(tmp_path/"train"/"a"/"loud.wav", np.clip(50*sound(99), -1, 1))
     checked = check(read_folder(tmp_path), progress=False, workers=1)
-    assert checked.faults == ["2 clips are silent: train/a/silent1; train/a/silent2"], "and they are no copies of each other"
-    assert checked.found["clipped"] == ["train/a/loud"]
+    assert checked.errors == ["2 clips are silent: train/a/silent1; train/a/silent2"], "and they are no copies of each other"
+    assert checked.issues["clipped"] == ["train/a/loud"]
 
 
 def test_processes_give_the_same_as_one(tmp_path):
@@ -181,9 +181,9 @@ def test_command(tmp_path):
 
 def test_many_copies_of_one_are_one_group():
     "A crowded box: not every pair is compared, and still all are linked"
-    prints = np.stack([fingerprint(sound(i), RATE) for i in range(30)])
-    many = np.concatenate([prints, np.repeat(prints[:1], 300, 0)])
-    pairs = near_pairs(many)
+    fingerprints = np.stack([fingerprint(sound(i), RATE) for i in range(30)])
+    many = np.concatenate([fingerprints, np.repeat(fingerprints[:1], 300, 0)])
+    pairs = near_duplicates(many)
     linked = {0}
     while (more := linked | {int(x) for pair in pairs if linked & set(pair.tolist()) for x in pair}) != linked: linked = more
     assert linked == {0, *range(30, 330)}
@@ -191,12 +191,12 @@ def test_many_copies_of_one_are_one_group():
 
 def test_all_pairs_agree_with_hashing():
     "What the boxes find is what comparing all pairs finds"
-    prints = np.stack([fingerprint(sound(i)*(1 if i < 150 else .5)+.0003*np.random.default_rng(i).standard_normal(round(.6*RATE)).astype("float32"), RATE)
+    fingerprints = np.stack([fingerprint(sound(i)*(1 if i < 150 else .5)+.0003*np.random.default_rng(i).standard_normal(round(.6*RATE)).astype("float32"), RATE)
         for i in [*range(150), *range(0, 150, 3)]])
-    first, second = np.triu_indices(len(prints), 1)
-    near = distance(prints[first], prints[second]) < 2
+    first, second = np.triu_indices(len(fingerprints), 1)
+    near = distance(fingerprints[first], fingerprints[second]) < 2
     assert near.sum() >= 50
-    assert near_pairs(prints).tolist() == np.stack([first[near], second[near]], 1).tolist()
+    assert near_duplicates(fingerprints).tolist() == np.stack([first[near], second[near]], 1).tolist()
 
 
 def test_a_long_recording_in_flat_memory(tmp_path):
@@ -208,7 +208,7 @@ def test_a_long_recording_in_flat_memory(tmp_path):
     measured = measure(str(tmp_path/"long.flac"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert measured.fault == "" and measured.values["seconds"] == 1800
+    assert measured.error == "" and measured.values["seconds"] == 1800
     assert peak < 4*8000*1800/2, "less than half of its samples at once"
 
 

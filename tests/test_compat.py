@@ -47,11 +47,11 @@ def test_changed_hooks(monkeypatch):
     "A release with a known number, but without what the bridge hangs on"
     with monkeypatch.context() as m:
         m.setattr(compat.Transform, "_do_call", lambda self, f, x, **kwargs: x)
-        with pytest.raises(compat.CompatError, match="no longer takes a method's name"): compat.bridge()
+        with pytest.raises(compat.CompatError, match="no longer takes a method's name"): compat.patch_fastxtend()
     with monkeypatch.context() as m:
         m.delattr(compat.plum.Function, "_resolve_method_with_cache")
-        with pytest.raises(compat.CompatError, match="plum"): compat.bridge()
-    compat.bridge()
+        with pytest.raises(compat.CompatError, match="plum"): compat.patch_fastxtend()
+    compat.patch_fastxtend()
 
 
 def test_fastai_keeps_its_own_show_batch():

@@ -18,7 +18,7 @@ from torch import nn
 
 from audiotag.core import AudiotagError
 from audiotag.augment import MixClips, TensorLogMel, spec_tfms, wave_tfms
-from audiotag.data import ReadClip, clip_dls, table_clips
+from audiotag.data import LoadClip, clip_dls, table_clips
 from audiotag.images import convert
 from audiotag.mel import SpectrogramConfig
 
@@ -171,11 +171,11 @@ def test_same_seed_same_batches_whatever_else_is_random(table, images):
 
 def test_reader_is_exported_without_its_clips(table):
     import pickle
-    reader = ReadClip(CONFIG, .5)
-    reader.hold(table_clips(table, CONFIG))
-    assert len(reader.held) == 24
+    reader = LoadClip(CONFIG, .5)
+    reader.cache(table_clips(table, CONFIG))
+    assert len(reader.cached) == 24
     copy = pickle.loads(pickle.dumps(reader))
-    assert copy.held == {} and copy.size == reader.size and len(pickle.dumps(reader)) < 20_000
+    assert copy.cached == {} and copy.size == reader.size and len(pickle.dumps(reader)) < 20_000
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

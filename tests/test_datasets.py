@@ -17,7 +17,7 @@ from audiotag.datasets import (
     DATASETS,
     assign_folds,
     assign_splits,
-    min_clips,
+    drop_rare_labels,
     read_csv,
     read_dataset,
     read_esc50,
@@ -245,9 +245,9 @@ def test_one_listing_a_folder_and_memory_that_grows_with_the_rows(tmp_path, monk
 def test_min_clips_counts_what_can_be_trained_on():
     table = made_up(3000)
     few = table.label.value_counts()
-    kept = min_clips(table, few.min()+1)
+    kept = drop_rare_labels(table, few.min()+1)
     assert set(table.label)-set(kept.label) == set(few.index[few == few.min()])
-    with pytest.raises(DatasetError, match="no label has"): min_clips(table, 10_000)
+    with pytest.raises(DatasetError, match="no label has"): drop_rare_labels(table, 10_000)
 
 
 def test_reading_rows_needs_no_torch():

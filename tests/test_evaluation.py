@@ -106,7 +106,7 @@ def test_start_and_end_cut_before_anything_else(bundle, tmp_path):
     sf.write(tmp_path / "all.wav", np.concatenate(parts), RATE)
     (tmp_path / "all.csv").write_text("fname,label,start,end\nall.wav,low,0,1.2\nall.wav,high,1.2,2.1\nall.wav,middle,2.1,\n")
     found = evaluate(bundle, read_csv(tmp_path / "all.csv"), draws=10)
-    assert found.figures["accuracy"] == 1.0
+    assert found.metrics["accuracy"] == 1.0
     tagger = Tagger.load(bundle)
     whole = np.concatenate(parts)
     for logits, part in zip(found.logits, (whole[:19200], whole[19200:33600], whole[33600:])):
@@ -142,13 +142,13 @@ def test_a_clip_that_vanishes_during_the_run_costs_only_itself(bundle, clips, tm
 def test_noise_and_silence_are_not_tagged_at_the_threshold_that_accepts_the_known(bundle, clips):
     from audiotag.datasets import read_dataset
     from audiotag.evaluation import evaluate
-    from audiotag.robustness import accepting, auroc, familiarity, noise_clips
+    from audiotag.robustness import threshold_at_tpr, auroc, ood_scores, noise_clips
     from audiotag.tagger import Tagger
     found, tagger = evaluate(bundle, read_dataset(clips), draws=2), Tagger.load(bundle)
     heard = [tagger.predict((samples, RATE)) for _, samples in noise_clips(12, 1.0, RATE)]
-    known, strange = familiarity(found.logits, 1.7), familiarity(np.stack([p.logits for p in heard]), 1.7)
+    known, strange = ood_scores(found.logits, 1.7), ood_scores(np.stack([p.logits for p in heard]), 1.7)
     assert auroc(known["energy"], strange["energy"]) > 0.95
-    assert (known["energy"] >= accepting(known["energy"])).mean() >= 0.9
+    assert (known["energy"] >= threshold_at_tpr(known["energy"])).mean() >= 0.9
     silent = [p for p, (kind, _) in zip(heard, noise_clips(12, 1.0, RATE)) if kind == "silent"]
     assert silent and not any(p.known for p in silent)
 
@@ -273,7 +273,7 @@ def test_heat_lies_within_the_chirp(tmp_path):
 
     from audiotag.export import save_bundle
     from audiotag.learner import load_model
-    from audiotag.explain import class_map, grad_cam, heat_inside, trace
+    from audiotag.explain import class_activation_map, grad_cam, localization_score, explain_clip
     from audiotag.models import create_model
     from audiotag.mel import SpectrogramConfig
     from audiotag.tagger import Tagger
@@ -296,11 +296,11 @@ def test_heat_lies_within_the_chirp(tmp_path):
     shares = {"learner": [], "bundle": [], "graph": []}
     for picture, target, sound, (start, end) in zip(pictures, targets.tolist(), samples, places):
         if target == 1: continue
-        exact = class_map(tagger, sound, tagger.labels[target])
+        exact = class_activation_map(tagger, sound, tagger.labels[target])
         heats = {"learner": grad_cam(model, picture, target), "bundle": grad_cam(again, picture, target), "graph": np.maximum(exact, 0)}
-        for how, heat in heats.items(): shares[how].append(heat_inside(heat, 5.0, start, end))
+        for how, heat in heats.items(): shares[how].append(localization_score(heat, 5.0, start, end))
     good = {how: float((np.array(values) >= 0.8).mean()) for how, values in shares.items()}
     print(f"at least 80 % of the heat within the chirp, share of {len(shares['learner'])} clips:", good)
     assert min(good.values()) >= 0.9
-    span = max(trace(tagger, (samples[2], RATE), "rising").spans, key=lambda s: s[1] - s[0])
+    span = max(explain_clip(tagger, (samples[2], RATE), "rising").spans, key=lambda s: s[1] - s[0])
     assert places[2][0] - 0.5 < span[0] < span[1] < places[2][1] + 0.5

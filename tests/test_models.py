@@ -1,5 +1,6 @@
 "What a notebook can't test of `audiotag.models`: every export, fresh processes, no network, a server that lies, hostile files"
 import functools
+import hashlib
 import http.server
 import io
 import logging
@@ -16,7 +17,7 @@ import torch
 
 from audiotag import models
 from audiotag.core import AudiotagError
-from audiotag.models import create_model, default_config, param_groups
+from audiotag.models import create_model, default_config, split_params
 from audiotag.mel import EFFICIENTAT, SpectrogramConfig
 
 ROOT = Path(__file__).parents[1]
@@ -89,7 +90,7 @@ def test_contract(arch):
     net, x = create_model(arch, 6, config, dropout=.5), example(arch)
     net(x).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
-    assert [p for group in param_groups(net) for p in group] == list(net.parameters())
+    assert [p for group in split_params(net) for p in group] == list(net.parameters())
     net.eval()
     with torch.no_grad():
         assert torch.allclose(net(x), net.head(net.embed(x)), atol=1e-6)
@@ -133,11 +134,11 @@ def test_freezing_with_fastai_trains_the_head_alone():
     clips = [(torch.rand(1, 64, 60), torch.tensor(i % 3)) for i in range(8)]
     dls = DataLoaders(DataLoader(clips, bs=4), DataLoader(clips, bs=4), device="cpu")
     net = create_model("xresnet_small", 3, SpectrogramConfig(n_mels=64))
-    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=param_groups, train_bn=False)
+    learn = Learner(dls, net, loss_func=CrossEntropyLossFlat(), splitter=split_params, train_bn=False)
     learn.freeze()
-    before = [p.detach().clone() for group in param_groups(net) for p in group]
+    before = [p.detach().clone() for group in split_params(net) for p in group]
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-    moved = [not torch.equal(a, b) for a, b in zip(before, (p for group in param_groups(net) for p in group), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, (p for group in split_params(net) for p in group), strict=True)]
     assert moved == [False]*(len(moved) - 2) + [True]*2
 
 
@@ -178,7 +179,7 @@ def published(net, path):
             if key.startswith(ours): key = theirs + key.removeprefix(ours)
         state[key.replace(".fc", ".conc_se_layers.0.fc")] = value
     torch.save(state, path)
-    return weights.hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_weights_are_fetched_once_and_held_to_their_hash(server, tmp_path, monkeypatch):
@@ -200,7 +201,7 @@ def test_a_server_that_lies_or_lacks_the_file(server, content, tmp_path, monkeyp
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path/"cache")
     if content: (tmp_path/"www"/"w.pt").write_bytes(content)
     monkeypatch.setitem(models.EFFICIENTAT_WEIGHTS, "mn04", (server + "w.pt", "0"*64))
-    with pytest.raises(AudiotagError, match="w.pt could not be fetched") as caught: weights.fetch_weights("mn04")
+    with pytest.raises(AudiotagError, match="w.pt could not be fetched") as caught: models.fetch_weights("mn04")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path/"cache").glob("w.pt"))
 

@@ -47,7 +47,8 @@ def test_shuffled_labels_teach_nothing(ran, home):
     from audiotag.cli import SYNTHETIC
     from audiotag.datasets import assign_splits, read_dataset
     from audiotag.mel import SpectrogramConfig
-    from audiotag.training import recipe_for, train
+    from audiotag.recipe import recipe_for
+    from audiotag.training import train
     table = assign_splits(read_dataset(home / "data" / "synthetic" / "FSDKaggle2018"))
     learnt = table.split != "test"
     rng = np.random.default_rng(0)

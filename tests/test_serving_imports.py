@@ -41,7 +41,7 @@ from audiotag import Tagger
 tagger = Tagger.load(sys.argv[1])
 assert tagger.tag(sys.argv[2])[0].label == "middle"
 assert tagger.timeline(sys.argv[2])[0].label == "middle"
-tagger.spectrogram(sys.argv[2]), tagger.heat(sys.argv[2], "low")
+tagger.spectrogram(sys.argv[2]), tagger.activation_map(sys.argv[2], "low")
 from audiotag.batch import tag_files
 assert tag_files([sys.argv[2]], sys.argv[1] + "/../t.csv", sys.argv[1], workers=1).files == 1
 """

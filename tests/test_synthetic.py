@@ -19,7 +19,7 @@ from audiotag.datasets import (
     read_urbansound8k,
 )
 from audiotag.synthetic import FSD_SOUNDS, URBAN_SOUNDS
-from audiotag.synthetic import SAMPLE_RATE, example_clips, is_made, make_synthetic
+from audiotag.synthetic import SAMPLE_RATE, example_clips, is_complete, make_synthetic
 
 MAKE = "import sys; from audiotag.synthetic import make_synthetic; make_synthetic(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
@@ -107,7 +107,7 @@ def test_same_seed_same_bytes_in_a_fresh_process(tmp_path):
 
 
 def test_second_call_touches_nothing(whole):
-    assert is_made(whole)
+    assert is_complete(whole)
     before = {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
     make_synthetic(whole, progress=False)
     assert {p: p.stat().st_mtime_ns for p in whole.rglob("*")} == before
@@ -121,7 +121,7 @@ def test_killed_half_way_is_redone(tmp_path, set_name, fsd, urban):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert list((tmp_path/"out").glob(f".{set_name}.*.part")) and not (tmp_path/"out"/set_name).exists(), "what is half done has not taken its name"
-    assert not is_made(tmp_path/"out", fsd, urban)
+    assert not is_complete(tmp_path/"out", fsd, urban)
     make_synthetic(tmp_path/"out", 60, 20, progress=False)
     make_synthetic(tmp_path/"clean", 60, 20, progress=False)
     assert tree(tmp_path/"out") == tree(tmp_path/"clean")
@@ -132,7 +132,7 @@ def test_lost_and_damaged_pieces_are_noticed(tmp_path):
     good = tree(tmp_path/"a")
     next((tmp_path/"a/UrbanSound8K").rglob("*.wav")).unlink()
     (tmp_path/"a/FSDKaggle2018/synthetic.json").write_text("{")
-    assert not is_made(tmp_path/"a", 60, 20)
+    assert not is_complete(tmp_path/"a", 60, 20)
     make_synthetic(tmp_path/"a", 60, 20, progress=False)
     assert tree(tmp_path/"a") == good
 

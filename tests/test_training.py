@@ -120,17 +120,17 @@ def test_one_class_only(audiotag, clips, tmp_path):
 def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
     "Whatever the recipe, no clip of the fold that is held out reaches a learner"
     from audiotag import training
-    from audiotag.calibration import Answers
+    from audiotag.calibration import HeldOutPredictions
     table = pd.DataFrame({"clip_id": [f"c{i}" for i in range(40)], "label": ["a", "b"] * 20, "source_id": [f"s{i // 2}" for i in range(40)], "verified": True, "split": "", "path": "x",
                           "start": np.nan, "end": np.nan}).assign(fold=pd.NA)
     monkeypatch.setattr(training, "fit", lambda *_: [])
     monkeypatch.setattr(training, "learnt_means", lambda model, table, *_: remembered.append(table))
-    monkeypatch.setattr(training, "ask", lambda model, table, *_: asked.append(table) or Answers(np.zeros((len(table), 2)), np.zeros(len(table), int)))
+    monkeypatch.setattr(training, "ask", lambda model, table, *_: asked.append(table) or HeldOutPredictions(np.zeros((len(table), 2)), np.zeros(len(table), int)))
     for recipe in (training.Recipe(), training.Recipe(patience=3), training.Recipe(patience=3, wrong_labels=0.3)):
         seen, asked, remembered = [], [], []
         monkeypatch.setattr(training, "begin", lambda table, *_, seen=seen: seen.append(table) or type("L", (), {"model": None}))
         folded = training.assign_folds(table, 4)
-        for fold in (1, 2, 3, 4): training.one_fold(folded, recipe, fold, ["a", "b"])
+        for fold in (1, 2, 3, 4): training.predict_fold(folded, recipe, fold, ["a", "b"])
         for learnt, held, means in zip(seen, asked, remembered, strict=True):
             assert set(means.source_id) <= set(learnt.source_id[learnt.split == "train"])
             assert not set(learnt.source_id) & set(held.source_id)

@@ -570,14 +570,14 @@ def test_a_slow_client_blocks_nobody(server, client, clip):
 
 
 def test_temporary_files_are_swept(server):
-    from audiotag.webapp import sweep
+    from audiotag.webapp import delete_expired
     folder, = (p for p in server.temp.iterdir() if p.name.startswith("audiotag-"))
     examples = {p for p in folder.rglob("*") if p.suffix == ".ogg" and p.stat().st_size > 1000 and (ROOT / "audiotag/examples" / p.name).exists()}
     assert len(server.uploads()) > len(examples) > 3
     for path in server.uploads(): os.utime(path, (0, 0))
-    sweep(folder, examples)
+    delete_expired(folder, examples)
     for path in folder.rglob("*/"): os.utime(path, (0, 0))  # an empty folder goes when it is old: a new one waits for its file
-    sweep(folder, examples)
+    delete_expired(folder, examples)
     assert set(folder.rglob("*")) == examples | {p.parent for p in examples}
     assert set(server.uploads()) == examples  # nothing was left beside the folder
 
