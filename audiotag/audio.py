@@ -36,12 +36,27 @@ class AudioInfo(NamedTuple):
     channels: int # Number of channels
     seconds: float # Duration
 
-Source = str|Path|bytes|BinaryIO|tuple[np.ndarray, int] # A path, a file's bytes, an open binary file, or (samples, rate)
+Source = (
+    str | Path | bytes | BinaryIO | tuple[np.ndarray, int]
+)  # A path, a file's bytes, an open binary file, or (samples, rate)
 
 # %% ../nbs/02_audio.ipynb #0d583ba5
-MAGIC = ((8, b"WAVE", "wav"), (0, b"riff", "w64"), (8, b"AIFF", "aiff"), (8, b"AIFC", "aiff"), (0, b"fLaC", "flac"), (0, b"OggS", "ogg"), (0, b"ID3", "mp3"),
-    (0, b".snd", "au"), (0, b"caff", "caf"), (4, b"ftyp", "mov"), (0, b"\x1aE\xdf\xa3", "matroska"), (0, b"#!AMR", "amr"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "asf"), (0, b"wvpk", "wv"))
+MAGIC = (
+    (8, b"WAVE", "wav"),
+    (0, b"riff", "w64"),
+    (8, b"AIFF", "aiff"),
+    (8, b"AIFC", "aiff"),
+    (0, b"fLaC", "flac"),
+    (0, b"OggS", "ogg"),
+    (0, b"ID3", "mp3"),
+    (0, b".snd", "au"),
+    (0, b"caff", "caf"),
+    (4, b"ftyp", "mov"),
+    (0, b"\x1aE\xdf\xa3", "matroska"),
+    (0, b"#!AMR", "amr"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", "asf"),
+    (0, b"wvpk", "wv"),
+)
 SUFFIXES = {".wav", ".w64", ".rf64", ".aif", ".aiff", ".aifc", ".flac", ".ogg", ".oga", ".opus", ".mp3",
     ".au", ".caf", ".m4a", ".mp4", ".aac", ".webm", ".mka", ".amr", ".wma", ".wv"}
 STILLS = (b"heic", b"heix", b"mif1", b"avif", b"avis") # pictures in the container of m4a
@@ -60,7 +75,9 @@ def sniff(head: bytes # The first 12 bytes of a file, or more
 BLOCK = 65536 # frames decoded at once
 Decoded = tuple[AudioInfo, Iterator[np.ndarray]] # the second: blocks of (frames, channels) float32
 
-def _info(rate: int, frames: int, channels: int) -> AudioInfo: return AudioInfo(rate, frames, channels, frames/rate if rate else 0.)
+def _info(rate: int, frames: int, channels: int) -> AudioInfo:
+    return AudioInfo(rate, frames, channels, frames / rate if rate else 0.0)
+
 
 def _decode_array(samples: np.ndarray, rate: int, first: int) -> Decoded:
     "Blocks of an array, integers scaled to -1 ... 1"
@@ -73,14 +90,18 @@ def _decode_array(samples: np.ndarray, rate: int, first: int) -> Decoded:
 
 def _decode_soundfile(file: str|BinaryIO, first_second: float) -> Decoded:
     "Blocks by libsndfile; a stream that breaks off ends with the last frame before the fault"
-    sound = sf.SoundFile(os.fsencode(file) if isinstance(file, str) and os.name == "posix" else file) # there a name is bytes, and need not be UTF-8
+    sound = sf.SoundFile(
+        os.fsencode(file) if isinstance(file, str) and os.name == "posix" else file
+    )  # there a name is bytes, and need not be UTF-8
+
     def blocks() -> Iterator[np.ndarray]:
         with sound:
             start, block = min(round(first_second*sound.samplerate), sound.frames), None
             while True:
                 out = np.full((min(BLOCK, sound.frames), sound.channels), np.nan, "float32")
                 try:
-                    if block is None: sound.seek(start) # to 0 too: libsndfile 1.2.2 begins an Opus file 312 samples early
+                    if block is None:
+                        sound.seek(start)  # to 0 too: libsndfile 1.2.2 begins an Opus file 312 samples early
                     block, broken = sound.read(out=out), False
                 except sf.LibsndfileError: block, broken = out[~np.isnan(out[:, 0])], True
                 if len(block): yield block
@@ -91,20 +112,36 @@ def _decode_av(file: str|BinaryIO, kind: str, first_second: float) -> Decoded:
     "Blocks by FFmpeg, for what phones and browsers record"
     try:
         import av
-        stream = open(file, "rb") if isinstance(file, str) else file # noqa: SIM115  never a name: FFmpeg would read some as addresses
+
+        stream = open(file, "rb") if isinstance(file, str) else file  # noqa: SIM115  never a name: FFmpeg would read some as addresses
         stream.seek(0) # libsndfile has left it somewhere
         container = av.open(stream, format=kind)
-    except ImportError: raise AudioError(f"is {kind} that libsndfile can't decode: pip install \"audiotag[codecs]\", or convert it to wav") from None
-    except (av.FFmpegError, OSError, ValueError): raise AudioError("is damaged or cut off too early to be decoded: export or download it again") from None
-    if not any(track.codec_context and track.rate for track in container.streams.audio): raise AudioError("has no sound track that can be decoded: choose another file")
+    except ImportError:
+        raise AudioError(
+            f'is {kind} that libsndfile can\'t decode: pip install "audiotag[codecs]", or convert it to wav'
+        ) from None
+    except (av.FFmpegError, OSError, ValueError):
+        raise AudioError("is damaged or cut off too early to be decoded: export or download it again") from None
+    if not any(track.codec_context and track.rate for track in container.streams.audio):
+        raise AudioError("has no sound track that can be decoded: choose another file")
     track = next(track for track in container.streams.audio if track.codec_context and track.rate)
-    rate, seconds = track.rate, float(track.duration*track.time_base) if track.duration else (container.duration or 0)/av.time_base
+    rate, seconds = (
+        track.rate,
+        float(track.duration * track.time_base) if track.duration else (container.duration or 0) / av.time_base,
+    )
+
     def blocks() -> Iterator[np.ndarray]:
-        skip, to_floats = round(first_second*rate), av.AudioResampler(format="flt", rate=rate) # not "fltp": to_ndarray crashes on eight planes and more
+        skip, to_floats = (
+            round(first_second * rate),
+            av.AudioResampler(format="flt", rate=rate),
+        )  # not "fltp": to_ndarray crashes on eight planes and more
         try:
             for frame in chain(container.decode(track), [None]):
                 for part in to_floats.resample(frame):
-                    block, skip = part.to_ndarray().reshape(-1, part.layout.nb_channels)[skip:], max(0, skip-part.samples)
+                    block, skip = (
+                        part.to_ndarray().reshape(-1, part.layout.nb_channels)[skip:],
+                        max(0, skip - part.samples),
+                    )
                     if len(block): yield block
         except (av.FFmpegError, OSError, ValueError): return
     return _info(rate, round(seconds*rate), track.channels), blocks()
@@ -113,7 +150,12 @@ def _decode_av(file: str|BinaryIO, kind: str, first_second: float) -> Decoded:
 def _name(source: Source) -> str:
     "The name a user knows the source by, without its folder"
     path = source if isinstance(source, (str, Path)) else getattr(source, "name", None)
-    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace") if isinstance(path, (str, Path)) else "the recording" # can be printed, always
+    return (
+        os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
+        if isinstance(path, (str, Path))
+        else "the recording"
+    )  # can be printed, always
+
 
 def _head(source: str|BinaryIO) -> bytes:
     "The first bytes of a source; raises `AudioError` where there is none to read"
@@ -124,9 +166,15 @@ def _head(source: str|BinaryIO) -> bytes:
         head = source.read(12)
         source.seek(0)
         return head
-    except IsADirectoryError: raise AudioError("is a folder: name a file in it") from None
-    except FileNotFoundError: raise AudioError("is not there: check the path") from None
-    except (OSError, ValueError) as e: raise AudioError(f"can't be read ({e.strerror if isinstance(e, OSError) else e}): check its path and permissions") from None
+    except IsADirectoryError:
+        raise AudioError("is a folder: name a file in it") from None
+    except FileNotFoundError:
+        raise AudioError("is not there: check the path") from None
+    except (OSError, ValueError) as e:
+        raise AudioError(
+            f"can't be read ({e.strerror if isinstance(e, OSError) else e}): check its path and permissions"
+        ) from None
+
 
 def _decode(source: Source, first_second: float = 0.) -> Decoded:
     "Find the decoder and start it at `first_second`"
@@ -136,8 +184,10 @@ def _decode(source: Source, first_second: float = 0.) -> Decoded:
     if not head: raise AudioError("is empty (0 bytes): record or download it again")
     kind = sniff(head)
     if not kind: raise AudioError("is not a sound file, by its first bytes: use wav, flac, ogg, mp3, m4a or webm")
-    try: info, blocks = _decode_soundfile(file, first_second)
-    except (sf.LibsndfileError, TypeError): return _decode_av(file, kind, first_second) # TypeError: a name that ends in .raw
+    try:
+        info, blocks = _decode_soundfile(file, first_second)
+    except (sf.LibsndfileError, TypeError):
+        return _decode_av(file, kind, first_second)  # TypeError: a name that ends in .raw
     if info.frames: return info, blocks
     try: return _decode_av(file, kind, first_second)
     except AudioError: return info, blocks
@@ -152,7 +202,8 @@ def _mono(blocks: Iterator[np.ndarray], frames: float, limit: float, too_long: s
         block = block[:int(min(frames-seen, len(block)))]
         seen += len(block)
         if seen > limit: raise AudioError(too_long)
-        if not (block.size and -MAX_LEVEL < block.min() and block.max() < MAX_LEVEL): raise AudioError("holds samples that are no sound (NaN, infinite or above a million): export it again")
+        if not (block.size and -MAX_LEVEL < block.min() and block.max() < MAX_LEVEL):
+            raise AudioError("holds samples that are no sound (NaN, infinite or above a million): export it again")
         yield block[:, 0] if block.shape[1] == 1 else block.mean(1)
         if seen >= frames: return
     if not seen: raise EmptyError("holds no samples: record or download it again")
@@ -162,16 +213,24 @@ def _named(blocks: Iterator[np.ndarray], name: str) -> Iterator[np.ndarray]:
     try: yield from blocks
     except AudioError as e: raise type(e)(f"{name} {e}") from None
 
-def _read(source: Source, start: float|None, end: float|None, max_seconds: float|None) -> tuple[int, Iterator[np.ndarray]]:
+def _read(
+    source: Source, start: float | None, end: float | None, max_seconds: float | None
+) -> tuple[int, Iterator[np.ndarray]]:
     "The source's rate, and its mono blocks between `start` and `end`"
-    first, last = (0. if start is None or math.isnan(start) else start), (math.inf if end is None or math.isnan(end) else end)
+    first, last = (
+        (0.0 if start is None or math.isnan(start) else start),
+        (math.inf if end is None or math.isnan(end) else end),
+    )
     name = _name(source)
-    if not 0 <= first < last: raise AudioError(f"{name}: start {first:g} s and end {last:g} s hold nothing: start must be before end")
+    if not 0 <= first < last:
+        raise AudioError(f"{name}: start {first:g} s and end {last:g} s hold nothing: start must be before end")
     try: info, blocks = _decode(source, first)
     except AudioError as e: raise AudioError(f"{name} {e}") from None
     rate, limit = info.sample_rate, math.inf if max_seconds is None else max_seconds
-    if not 1e3 <= rate <= 1e6: raise AudioError(f"{name} says that its rate is {rate} Hz: export it again at 8000 to 192000 Hz")
-    if info.frames and first >= info.seconds: raise AudioError(f"{name} is {info.seconds:.2f} s long, and start is {first:g} s: check start and end")
+    if not 1e3 <= rate <= 1e6:
+        raise AudioError(f"{name} says that its rate is {rate} Hz: export it again at 8000 to 192000 Hz")
+    if info.frames and first >= info.seconds:
+        raise AudioError(f"{name} is {info.seconds:.2f} s long, and start is {first:g} s: check start and end")
     too_long = f"is longer than {limit:g} s: cut it, or raise the limit"
     if min(info.seconds, last)-first > limit+1/rate: raise AudioError(f"{name} {too_long}")
     frames = last if math.isinf(last) else round(last*rate)-round(first*rate)
@@ -179,7 +238,7 @@ def _read(source: Source, start: float|None, end: float|None, max_seconds: float
 
 # %% ../nbs/02_audio.ipynb #ea8d7249
 def probe(source: Source # Path, bytes, open file or (samples, rate)
-    ) -> AudioInfo: # Its rate, frames, channels and seconds
+    ) -> AudioInfo:  # Its rate, frames, channels and seconds
     "What `source` says about itself, without decoding it (only a stream that doesn't know its length is decoded); raises `AudioError`"
     try: info, blocks = _decode(source)
     except AudioError as e: raise AudioError(f"{_name(source)} {e}") from None
@@ -209,15 +268,21 @@ def load_audio(source: Source, # Path, bytes, open file or (samples, rate)
     return samples
 
 # %% ../nbs/02_audio.ipynb #8882bba9
-def stream_audio(source: Source, # Path, bytes, open file or (samples, rate)
-    sample_rate: int = 32000, # Hz of the result
-    block_seconds: float = 30. # Seconds in each block; the last is shorter
-    ) -> Iterator[np.ndarray]: # Blocks (block_seconds*sample_rate,) float32; laid end to end they are what `load_audio` returns
+def stream_audio(
+    source: Source,  # Path, bytes, open file or (samples, rate)
+    sample_rate: int = 32000,  # Hz of the result
+    block_seconds: float = 30.0,  # Seconds in each block; the last is shorter
+) -> Iterator[
+    np.ndarray
+]:  # Blocks (block_seconds*sample_rate,) float32; laid end to end they are what `load_audio` returns
     "Decode a recording of any length in constant memory; raises `AudioError`"
     rate, blocks = _read(source, None, None, None)
     if rate != sample_rate:
         stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality=QUALITY)
-        blocks = chain((stream.resample_chunk(block) for block in blocks), (stream.resample_chunk(np.zeros(0, "float32"), last=True) for _ in range(1)))
+        blocks = chain(
+            (stream.resample_chunk(block) for block in blocks),
+            (stream.resample_chunk(np.zeros(0, "float32"), last=True) for _ in range(1)),
+        )
     return _regroup(blocks, round(block_seconds*sample_rate), f"{_name(source)} {TOO_SHORT}")
 
 def _regroup(blocks: Iterator[np.ndarray], size: int, too_short: str) -> Iterator[np.ndarray]:
@@ -239,9 +304,13 @@ def trim_silence(samples: np.ndarray, # (samples,) float32
     ) -> tuple[np.ndarray, tuple[int, int]]: # What is left, and where it lay
     "Cut leading and trailing silence, as `librosa.effects.trim` does"
     if not len(samples): return samples, (0, 0)
-    step = math.gcd(frame_length, hop_length) # frames overlap: each step is summed once
-    steps = np.pad(samples, (frame_length//2, frame_length//2+step))[:(len(samples)+frame_length//2*2)//step*step].reshape(-1, step)
-    sums = np.lib.stride_tricks.sliding_window_view(np.einsum("ij,ij->i", steps, steps), frame_length//step).sum(1)[::hop_length//step]
+    step = math.gcd(frame_length, hop_length)  # frames overlap: each step is summed once
+    steps = np.pad(samples, (frame_length // 2, frame_length // 2 + step))[
+        : (len(samples) + frame_length // 2 * 2) // step * step
+    ].reshape(-1, step)
+    sums = np.lib.stride_tricks.sliding_window_view(np.einsum("ij,ij->i", steps, steps), frame_length // step).sum(1)[
+        :: hop_length // step
+    ]
     power = np.maximum(sums/frame_length, 1e-10)
     loud = np.flatnonzero(10*np.log10(power/power.max()) > -top_db)
     start, end = int(loud[0])*hop_length, min(len(samples), (int(loud[-1])+1)*hop_length)
@@ -287,11 +356,13 @@ def read_clip(source: Source, # Path, bytes, open file or (samples, rate)
     return samples if trim_db is None else trim_silence(samples, trim_db)[0]
 
 def find_audio(folder: str|Path # Searched with all folders in it
-    ) -> list[Path]: # Sorted
+    ) -> list[Path]:  # Sorted
     "Sound files by their ending, in any case, or else by their first bytes; hidden files and folders are left out; raises `AudioError`"
     folder = Path(folder)
     if not folder.is_dir(): raise AudioError(f"{folder.name or folder} is not a folder: check the path")
-    visible = (p for p in sorted(folder.rglob("*")) if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    visible = (
+        p for p in sorted(folder.rglob("*")) if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
     return [p for p in visible if os.path.isfile(p) and (p.suffix.lower() in SUFFIXES or _may_be_sound(p))]
 
 def _may_be_sound(path: Path) -> bool:

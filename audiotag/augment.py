@@ -46,7 +46,8 @@ class TensorLogMel(TensorMelSpec):
 
     def __new__(cls, x, config: SpectrogramConfig | None = None): return TensorBase.__new__(cls, x, config=config)
 
-    def clone(self, **kwargs) -> "TensorLogMel": return type(self)(super().clone(**kwargs), config=self.config)  # fastai's forgets it
+    def clone(self, **kwargs) -> "TensorLogMel":
+        return type(self)(super().clone(**kwargs), config=self.config)  # fastai's forgets it
 
     @property
     def duration(self) -> float: return self.shape[-1] * self.config.hop_length / self.config.sample_rate  # seconds
@@ -55,7 +56,9 @@ class TensorLogMel(TensorMelSpec):
     def decibels(self) -> float:
         "How many decibels lie between 0 and 1; raises `AugmentError` where the scale is no decibels"
         if self.config.kind == "logmel": return self.config.db_max - self.config.db_min
-        raise AugmentError(f"a spectrogram of kind {self.config.kind!r} has no decibels: of spec_tfms use time_mask, freq_mask, roll and, but for mfcc, pitch only")
+        raise AugmentError(
+            f"a spectrogram of kind {self.config.kind!r} has no decibels: of spec_tfms use time_mask, freq_mask, roll and, but for mfcc, pitch only"
+        )
 
     def show(self, ctx: plt.Axes | None = None, title: str = "", **kwargs) -> plt.Axes:
         "Draw the first channel over seconds and Hz"
@@ -142,7 +145,9 @@ def colored_noise(
 ) -> Tensor:  # (clips, samples), RMS 1
     "Gaussian noise, shaped in the frequency domain (Timmer and Koenig 1995)"
     frequencies = torch.arange(samples // 2 + 1, device=color.device).clamp(min=max(flat, 1))
-    spectrum = torch.randn(len(color), len(frequencies), dtype=torch.complex64, device=color.device) * frequencies ** (-color / 2)
+    spectrum = torch.randn(len(color), len(frequencies), dtype=torch.complex64, device=color.device) * frequencies ** (
+        -color / 2
+    )
     noise = torch.fft.irfft(spectrum, samples)
     return noise / noise.square().mean(-1, keepdim=True).sqrt()
 
@@ -205,7 +210,9 @@ class BackgroundNoise(BatchRandTransform):
 
     def encodes(self, x: TensorLogMel) -> Tensor:  # noqa: F811
         pictures = _noise_pictures(x.config, x.shape[-1])
-        noise = torch.stack([pictures[torch.randint(8, ())].roll(int(torch.randint(x.shape[-1], ())), -1) for _ in x]).to(x.device)
+        noise = torch.stack(
+            [pictures[torch.randint(8, ())].roll(int(torch.randint(x.shape[-1], ())), -1) for _ in x]
+        ).to(x.device)
         noise = TensorLogMel(noise, config=x.config)
         return mix_spectrograms(x, noise, self.ratio(signal_power(x), signal_power(noise)))
 
@@ -227,6 +234,7 @@ class RandomRoll(BatchRandTransform):
 # %% ../nbs/11_augment.ipynb #7ec1f926
 class RandomPitch(BatchRandTransform):
     "Move each spectrogram up or down by a random interval, all its frequencies by the same ratio (VTLP, Jaitly and Hinton 2013)"
+
     order, split_idx = 58, 0
 
     def __init__(
@@ -238,10 +246,13 @@ class RandomPitch(BatchRandTransform):
         self.semitones = semitones
 
     def encodes(self, x: TensorLogMel) -> Tensor:
-        if x.config.kind == "mfcc": raise AugmentError("cepstral coefficients (mfcc) have no pitch that could move: leave pitch out")
+        if x.config.kind == "mfcc":
+            raise AugmentError("cepstral coefficients (mfcc) have no pitch that could move: leave pitch out")
         hz, rows = x.config.frequencies(), x.shape[-2]
         ratios = 2 ** (self.semitones / 12 * torch.empty(len(x), 1).uniform_(-1, 1))
-        source = torch.from_numpy(np.interp(hz / ratios.numpy(), hz, np.arange(rows))).to(x.device, x.dtype)[:, None, :, None]
+        source = torch.from_numpy(np.interp(hz / ratios.numpy(), hz, np.arange(rows))).to(x.device, x.dtype)[
+            :, None, :, None
+        ]
         lower = source.long().clamp(max=rows - 2)
         below, above = (x.as_subclass(Tensor).gather(-2, (lower + step).expand_as(x)) for step in (0, 1))
         return below.lerp_(above, source - lower)
@@ -261,15 +272,22 @@ class MixClips(ItemTransform):
 
     def encodes(self, xy: list):
         x, y = xy
-        if not isinstance(y, TensorMultiCategory): raise AugmentError("clips can be mixed in multi-label training only: pass multilabel=True")
+        if not isinstance(y, TensorMultiCategory):
+            raise AugmentError("clips can be mixed in multi-label training only: pass multilabel=True")
         count, power = torch.randint(1, self.most + 1, (len(x),)), signal_power(x)
         single, named = x[torch.arange(len(x))], y[torch.arange(len(y))]  # copies that keep their types
-        for n, step in enumerate(1 + torch.randperm(len(x) - 1)[:self.most - 1], 2):  # the n-th sound of a clip is `step` clips further
+        for n, step in enumerate(
+            1 + torch.randperm(len(x) - 1)[: self.most - 1], 2
+        ):  # the n-th sound of a clip is `step` clips further
             rows = (count >= n).nonzero().flatten().to(x.device)
             other = (rows + step) % len(x)
             gain = power[rows] / power[other].clamp(min=1e-20)
             gain *= 10 ** (torch.empty_like(gain).uniform_(-1, 1) * self.level_db / 10)
-            x[rows] = x[rows] + gain.sqrt() * single[other] if isinstance(x, TensorAudio) else mix_spectrograms(x[rows], single[other], gain)
+            x[rows] = (
+                x[rows] + gain.sqrt() * single[other]
+                if isinstance(x, TensorAudio)
+                else mix_spectrograms(x[rows], single[other], gain)
+            )
             y[rows] = torch.maximum(y[rows], named[other])
         return x, y
 
@@ -284,8 +302,12 @@ def wave_tfms(
     p: float = .5,  # chance of each
 ) -> list[Transform]:
     "Changes to batches of samples in training; all off by default. Raises `AugmentError` for a pitch or stretch below what fastxtend can do"
-    if 0 < pitch < .5: raise AugmentError(f"pitch={pitch} is too little: at 32 kHz the smallest shift is 0.41 semitones, use 0.5 or more")
-    if stretch != 1 and stretch < 1.03: raise AugmentError(f"stretch={stretch} is too little: the smallest change of speed is 1.024, use 1.03 or more")
+    if 0 < pitch < 0.5:
+        raise AugmentError(
+            f"pitch={pitch} is too little: at 32 kHz the smallest shift is 0.41 semitones, use 0.5 or more"
+        )
+    if stretch != 1 and stretch < 1.03:
+        raise AugmentError(f"stretch={stretch} is too little: the smallest change of speed is 1.024, use 1.03 or more")
     tfms = [
         gain_db and VolumeBatch(p=p, gain_range=gain_db),
         pitch and PitchShift(p=p, semitones=(-pitch, pitch)),
@@ -310,7 +332,8 @@ def spec_tfms(
 ) -> list[Transform]:
     "Changes to batches of spectrograms in training; all off by default. Raises `AugmentError` for a mask that is no share"
     for name, share in {"time_mask": time_mask, "freq_mask": freq_mask}.items():
-        if not 0 <= share < 1: raise AugmentError(f"{name}={share} is no share: give the widest mask as 0 ... 1 of the spectrogram")
+        if not 0 <= share < 1:
+            raise AugmentError(f"{name}={share} is no share: give the widest mask as 0 ... 1 of the spectrogram")
     tfms = [
         pitch and RandomPitch(p, pitch),
         noise_db and BackgroundNoise(p / 2, noise_db),

@@ -41,6 +41,7 @@ Row = dict[str, Any]  # path, known, score, tags ([label, probability] each), er
 
 class Journal:
     "Rows that are done, kept in `NAME.part` until the table is written; raises `ArchiveError` where it is another job's or in use"
+
     def __init__(self,
         file: Path,
         job: dict[str, Any],  # what the rows depend on
@@ -55,38 +56,66 @@ class Journal:
             old = self.db.execute("select job from job").fetchone()
             if old is None: self.db.execute("insert into job values (?)", [json.dumps(job)])
             self.db.execute("commit")
-        except sqlite3.OperationalError as e: raise ArchiveError(f"{file} can't be used ({e}): " + ("is another run writing it?" if "locked" in str(e) else "choose another place for the table")) from None
-        except sqlite3.DatabaseError: raise ArchiveError(f"{file} is damaged: delete it, and start again") from None
-        if old and json.loads(old[0]) != job: raise ArchiveError(f"{file} holds rows of another model or other settings: finish it with those, or delete it")
+        except sqlite3.OperationalError as e:
+            raise ArchiveError(
+                f"{file} can't be used ({e}): "
+                + ("is another run writing it?" if "locked" in str(e) else "choose another place for the table")
+            ) from None
+        except sqlite3.DatabaseError:
+            raise ArchiveError(f"{file} is damaged: delete it, and start again") from None
+        if old and json.loads(old[0]) != job:
+            raise ArchiveError(
+                f"{file} holds rows of another model or other settings: finish it with those, or delete it"
+            )
 
     def add(self, rows: Sequence[Row]) -> None:
         "Keep rows, all or none of them"
         self.db.execute("begin")
-        self.db.executemany("insert or replace into rows values (?, ?)", [(os.fsencode(row["path"]), json.dumps(row)) for row in rows])
+        self.db.executemany(
+            "insert or replace into rows values (?, ?)", [(os.fsencode(row["path"]), json.dumps(row)) for row in rows]
+        )
         self.db.execute("commit")
 
     def done(self) -> set[str]:  # their paths
         "Which files have a row without an error; the others are worth another try"
-        return {os.fsdecode(path) for path, in self.db.execute("select path from rows where coalesce(json_extract(row, '$.error'), '') = ''")}
+        return {
+            os.fsdecode(path)
+            for (path,) in self.db.execute(
+                "select path from rows where coalesce(json_extract(row, '$.error'), '') = ''"
+            )
+        }
 
     def rows(self,
         paths: Iterable[str],  # those that are wanted
     ) -> Iterator[Row]:  # in the order of the paths' bytes
         wanted = {os.fsencode(path) for path in paths}
-        return (json.loads(row) for path, row in self.db.execute("select path, row from rows order by path") if path in wanted)
+        return (
+            json.loads(row)
+            for path, row in self.db.execute("select path, row from rows order by path")
+            if path in wanted
+        )
 
     def close(self, delete: bool = False) -> None:
         self.db.close()
         if delete: self.file.unlink()
 
 # %% ../nbs/17_batch.ipynb #252c1c5b
-def _text(text: str) -> str: return os.fsencode(text).decode("utf-8", "backslashreplace")  # names that are no text can't be written
+def _text(text: str) -> str:
+    return os.fsencode(text).decode("utf-8", "backslashreplace")  # names that are no text can't be written
+
 
 def _flat(row: Row, top: int) -> dict[str, Any]:
     "A row with a column a value"
     tags = row["tags"] + [[None, None]] * (top - len(row["tags"]))
     pairs = ((f"label_{i}", label, f"probability_{i}", p) for i, (label, p) in enumerate(tags, 1))
-    return {"path": _text(row["path"]), "known": row["known"], "score": row["score"], **{k: v for a, x, b, y in pairs for k, v in ((a, x), (b, y))}, "error": _text(row["error"])}
+    return {
+        "path": _text(row["path"]),
+        "known": row["known"],
+        "score": row["score"],
+        **{k: v for a, x, b, y in pairs for k, v in ((a, x), (b, y))},
+        "error": _text(row["error"]),
+    }
+
 
 def _csv_lines(lines: Iterable[Iterable[Any]], file: BinaryIO) -> None:
     text = io.TextIOWrapper(file, "utf-8", newline="")
@@ -102,20 +131,45 @@ def write_jsonl(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
     "An object a line: path, known, score, tags, error"
     for row in rows:
         tags = [{"label": label, "probability": p} for label, p in row["tags"]]
-        file.write((json.dumps({**row, "path": _text(row["path"]), "error": _text(row["error"]), "tags": tags}, ensure_ascii=False) + "\n").encode())
+        file.write(
+            (
+                json.dumps(
+                    {**row, "path": _text(row["path"]), "error": _text(row["error"]), "tags": tags}, ensure_ascii=False
+                )
+                + "\n"
+            ).encode()
+        )
+
 
 def write_kaggle(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
     "fname, and up to `top` labels separated by spaces (none for a file that can't be used)"
-    _csv_lines(chain([("fname", "label")], ((Path(_text(row["path"])).name, " ".join(label for label, _ in row["tags"])) for row in rows)), file)
+    _csv_lines(
+        chain(
+            [("fname", "label")],
+            ((Path(_text(row["path"])).name, " ".join(label for label, _ in row["tags"])) for row in rows),
+        ),
+        file,
+    )
+
 
 def write_parquet(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
     "The columns of `write_csv`, typed; raises `ArchiveError` without pyarrow"
-    try: import pyarrow, pyarrow.parquet
-    except ImportError: raise ArchiveError('Parquet needs pyarrow: pip install "audiotag[scale]", or write .csv or .jsonl') from None
-    kinds = {"path": "string", "known": "bool", "score": "double", **{f"{k}_{i}": v for i in range(1, top + 1) for k, v in (("label", "string"), ("probability", "double"))}, "error": "string"}
+    try:
+        import pyarrow, pyarrow.parquet
+    except ImportError:
+        raise ArchiveError('Parquet needs pyarrow: pip install "audiotag[scale]", or write .csv or .jsonl') from None
+    kinds = {
+        "path": "string",
+        "known": "bool",
+        "score": "double",
+        **{f"{k}_{i}": v for i in range(1, top + 1) for k, v in (("label", "string"), ("probability", "double"))},
+        "error": "string",
+    }
     schema, rows = pyarrow.schema([(k, pyarrow.type_for_alias(v)) for k, v in kinds.items()]), iter(rows)
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        while batch := [_flat(row, top) for row in islice(rows, 10_000)]: writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+        while batch := [_flat(row, top) for row in islice(rows, 10_000)]:
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+
 
 WRITERS = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet, "kaggle": write_kaggle}
 
@@ -128,10 +182,20 @@ def tag_row(
     top: int = 3,  # at most so many tags
 ) -> Row:
     "The row of one file; one that can't be used gets an `error`"
-    try: tags = tagger.tag(_opened(path), top)
-    except AudiotagError as e: return _failed(path, str(e))
-    except Exception as e: return _failed(path, f"{Path(path).name} can't be tagged ({type(e).__name__}): convert it")  # noqa: BLE001  (one odd file mustn't stop a million)
-    return {"path": path, "known": tags.known, "score": round(tags.score, 6), "tags": [[t.label, round(t.probability, 6)] for t in tags], "error": ""}
+    try:
+        tags = tagger.tag(_opened(path), top)
+    except AudiotagError as e:
+        return _failed(path, str(e))
+    except Exception as e:  # noqa: BLE001 (one odd file mustn't stop a million)
+        return _failed(path, f"{Path(path).name} can't be tagged ({type(e).__name__}): convert it")
+    return {
+        "path": path,
+        "known": tags.known,
+        "score": round(tags.score, 6),
+        "tags": [[t.label, round(t.probability, 6)] for t in tags],
+        "error": "",
+    }
+
 
 def _opened(path: str) -> str | BinaryIO:
     "A local path as it is, the bytes of anything that fsspec reads"
@@ -152,7 +216,9 @@ def serve_paths() -> None:
     os.dup2(2, 1)  # a decoder that prints mustn't be taken for an answer
     tagger, top = Tagger.load(sys.argv[1], threads=1), int(sys.argv[2])
     print("ready", file=answers, flush=True)
-    for line in sys.stdin: print(json.dumps([tag_row(tagger, path, top) for path in json.loads(line)]), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps([tag_row(tagger, path, top) for path in json.loads(line)]), file=answers, flush=True)
+
 
 class Worker:
     "A child process that tags; raises `ArchiveError` where it can't start"
@@ -164,8 +230,11 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        if self.process.stdout.readline() != "ready\n": raise ArchiveError("a worker process can't start: is there enough memory? try fewer workers")
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        if self.process.stdout.readline() != "ready\n":
+            raise ArchiveError("a worker process can't start: is there enough memory? try fewer workers")
 
     def _ask(self, paths: Sequence[str]) -> list[Row] | None:
         "Rows; or None, and a fresh process, where these paths killed it"
@@ -221,7 +290,24 @@ class BatchResult:
 def _job(tagger: Tagger, top: int) -> dict[str, Any]:
     "What a row depends on besides its file"
     config = tagger.bundle.config
-    return {"top": top, **{k: config.get(k) for k in ("labels", "multilabel", "temperature", "rejection", "thresholds", "crop_seconds", "max_crops", "trim_db")}, "model": config.get("files", {}).get("model.onnx")}
+    return {
+        "top": top,
+        **{
+            k: config.get(k)
+            for k in (
+                "labels",
+                "multilabel",
+                "temperature",
+                "rejection",
+                "thresholds",
+                "crop_seconds",
+                "max_crops",
+                "trim_db",
+            )
+        },
+        "model": config.get("files", {}).get("model.onnx"),
+    }
+
 
 def _find(files: str | Path | Sequence[str | Path]) -> list[str]:
     "Every path once, in the order of their bytes"
@@ -229,7 +315,9 @@ def _find(files: str | Path | Sequence[str | Path]) -> list[str]:
     elif isinstance(files, str):
         import fsspec
         fs, root = fsspec.core.url_to_fs(files)
-        found = [fs.unstrip_protocol(p) for p in fs.find(root) if Path(p).suffix.lower() in SUFFIXES or sniff(fs.head(p, 12))]
+        found = [
+            fs.unstrip_protocol(p) for p in fs.find(root) if Path(p).suffix.lower() in SUFFIXES or sniff(fs.head(p, 12))
+        ]
     else: found = [p for path in files for p in (find_audio(path) if Path(path).is_dir() else [path])]
     if paths := sorted({str(path) for path in found}, key=os.fsencode): return paths
     raise ArchiveError(f"{files}: there is no sound file in it")
@@ -244,12 +332,20 @@ def _write_table(rows: Iterable[Row], out: str, writer: Callable, top: int) -> N
 def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
     "The journal beside the output; in the working folder where that is remote"
     file = Path(f"{Path(out).name if '://' in out else out}.part")
-    try: file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise ArchiveError(f"{file.parent} can't be made a folder for the table ({e.strerror}): choose another place") from None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ArchiveError(
+            f"{file.parent} can't be made a folder for the table ({e.strerror}): choose another place"
+        ) from None
     return Journal(file, _job(tagger, top))
 
 def tag_files(
-    files: str | Path | Sequence[str | Path],  # a folder, searched with all folders in it, or paths of files and folders (also of fsspec: s3://...)
+    files: str
+    | Path
+    | Sequence[
+        str | Path
+    ],  # a folder, searched with all folders in it, or paths of files and folders (also of fsspec: s3://...)
     out: str | Path,  # .csv, .jsonl or .parquet
     model: str | Path = "models/urbansound8k",
     top: int = 3,  # tags a file
@@ -276,7 +372,10 @@ def tag_files(
             if progress: progress(count, len(paths), len(failed))
         _write_table(journal.rows(paths), out, writer, top)
         finished = True
-    except (OSError, sqlite3.OperationalError) as e: raise ArchiveError(f"{out} can't be written ({e}): see to that and run the same again, what is done is kept") from None
+    except (OSError, sqlite3.OperationalError) as e:
+        raise ArchiveError(
+            f"{out} can't be written ({e}): see to that and run the same again, what is done is kept"
+        ) from None
     finally: journal.close(delete=finished)
     return BatchResult(len(paths), reused, sorted(failed.items()), time.perf_counter() - began)
 
@@ -291,7 +390,9 @@ class RemoteWorker:
         for name, data in files.items(): Path(self.folder.name, name).write_bytes(data)
         self.worker = Worker(self.folder.name, top)
 
-    def __call__(self, task: dict[str, Any]) -> dict[str, Any]: return {"rows": json.dumps(self.worker.rows(json.loads(task["paths"])))}
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        return {"rows": json.dumps(self.worker.rows(json.loads(task["paths"])))}
+
 
 def bundle_files(
     folder: str | Path,
@@ -305,8 +406,13 @@ def check_address(
 ) -> None:
     "Ray waits minutes for a cluster that isn't there; raises `ArchiveError` within seconds"
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    try: socket.create_connection((host, int(port)), 5).close()
-    except (OSError, ValueError): raise ArchiveError(f"no cluster answers at {address}: give host:port of its head node, or auto on that node") from None
+    try:
+        socket.create_connection((host, int(port)), 5).close()
+    except (OSError, ValueError):
+        raise ArchiveError(
+            f"no cluster answers at {address}: give host:port of its head node, or auto on that node"
+        ) from None
+
 
 def ray_rows(
     chunks: Iterable[Sequence[str]],  # paths, of files that every node can read
@@ -322,14 +428,29 @@ def ray_rows(
     started = not ray.is_initialized()
     if started:
         if address not in (None, "auto"): check_address(address)
-        try: ray.init(address=address, num_cpus=None if address else workers + 1, include_dashboard=None if address else False, logging_level=logging.ERROR, log_to_driver=False)
-        except (ConnectionError, ValueError): raise ArchiveError(f"no cluster answers at {address}: start one (ray start --head), or leave --address out") from None
+        try:
+            ray.init(
+                address=address,
+                num_cpus=None if address else workers + 1,
+                include_dashboard=None if address else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except (ConnectionError, ValueError):
+            raise ArchiveError(
+                f"no cluster answers at {address}: start one (ray start --head), or leave --address out"
+            ) from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         tasks = [{"paths": json.dumps(chunk)} for chunk in chunks]
         data = ray.data.from_items(tasks, override_num_blocks=min(len(tasks), 1000))
-        tagged = data.map(RemoteWorker, fn_constructor_args=[bundle_files(model), top], concurrency=min(workers, len(tasks)), num_cpus=1)
+        tagged = data.map(
+            RemoteWorker,
+            fn_constructor_args=[bundle_files(model), top],
+            concurrency=min(workers, len(tasks)),
+            num_cpus=1,
+        )
         for row in tagged.iter_rows(): yield json.loads(row["rows"])
     finally:
         if started: ray.shutdown()

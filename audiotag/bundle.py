@@ -84,7 +84,15 @@ def rejection_score(
 FORMAT = 1  # of config.json; a reader refuses numbers that it doesn't know
 CONFIG, ONNX, WEIGHTS, LEARNER, CARD = "config.json", "model.onnx", "model.safetensors", "learner.pkl", "README.md"
 NUMBER = (int, float)
-FIELDS = {"labels": list, "sample_rate": int, "crop_seconds": NUMBER, "max_crops": int, "spectrogram": dict, "architecture": dict, "temperature": NUMBER}
+FIELDS = {
+    "labels": list,
+    "sample_rate": int,
+    "crop_seconds": NUMBER,
+    "max_crops": int,
+    "spectrogram": dict,
+    "architecture": dict,
+    "temperature": NUMBER,
+}
 OPTIONAL = {"files": dict, "rejection": dict | None, "trim_db": int | float | None}
 
 @dataclass(frozen=True)
@@ -102,9 +110,15 @@ class Bundle:
     @property
     def crop_samples(self) -> int: return round(self.config["crop_seconds"] * self.sample_rate)
     @property
-    def frequencies(self) -> list[float]: return self.config["spectrogram"].get("frequencies", [])  # Hz, centres of the bands
+    def frequencies(self) -> list[float]:
+        return self.config["spectrogram"].get("frequencies", [])  # Hz, centres of the bands
+
     @property
-    def spectrogram(self) -> dict: return {k: v for k, v in self.config["spectrogram"].items() if k != "frequencies"}  # as `SpectrogramConfig.from_dict` takes it
+    def spectrogram(self) -> dict:
+        return {
+            k: v for k, v in self.config["spectrogram"].items() if k != "frequencies"
+        }  # as `SpectrogramConfig.from_dict` takes it
+
     @property
     def architecture(self) -> dict: return self.config["architecture"]
 
@@ -112,7 +126,10 @@ def find_bundles(
     folder: str | Path = "models",  # its sub-folders are looked at
 ) -> dict[str, Path]:  # folder by name, sorted
     "The folders in `folder` that hold a bundle, whole or not"
-    return {p.parent.name: p.parent for p in sorted(Path(folder).glob(f"*/{CONFIG}")) if not p.parent.name.startswith(".")}
+    return {
+        p.parent.name: p.parent for p in sorted(Path(folder).glob(f"*/{CONFIG}")) if not p.parent.name.startswith(".")
+    }
+
 
 def digest(
     data: bytes,
@@ -120,9 +137,13 @@ def digest(
     "Length and SHA-256 of a file, as `files` in config.json has them"
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-def _is_number(value: Any) -> bool: return isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < math.inf  # NaN is none
+def _is_number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and not isinstance(value, bool) and abs(value) < math.inf  # NaN is none
 
-def _fits(value: Any, kind: Any) -> bool: return isinstance(value, kind) and (_is_number(value) or not isinstance(value, NUMBER))
+
+def _fits(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (_is_number(value) or not isinstance(value, NUMBER))
+
 
 def _invalid_fields(config: dict) -> list[str]:
     "The fields without a value that serving can use"
@@ -133,16 +154,32 @@ def _invalid_fields(config: dict) -> list[str]:
 def validate_config(config: Any) -> str | None:
     "What is wrong with a config, in words"
     if not isinstance(config, dict) or "format" not in config: return "is no bundle's: it has no format number"
-    if config["format"] != FORMAT: return f"has format {config['format']}, and this audiotag reads format {FORMAT}: update audiotag, or export the model again"
+    if config["format"] != FORMAT:
+        return f"has format {config['format']}, and this audiotag reads format {FORMAT}: update audiotag, or export the model again"
     if wrong := _invalid_fields(config): return f"lacks a sound value for {wrong[0]!r}: export the model again"
     labels, rejection, outputs = config["labels"], config.get("rejection"), config.get("outputs", len(config["labels"]))
-    if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels): return "has labels that are no different names: export the model again"
-    if outputs != len(labels): return f"names {len(labels)} labels, and the model has {outputs} outputs: export the model again"
-    if min(config["sample_rate"], config["crop_seconds"], config["max_crops"], config["temperature"], config["spectrogram"]["hop_length"]) <= 0: return "has a rate, length or temperature that isn't above zero: export the model again"
+    if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
+        return "has labels that are no different names: export the model again"
+    if outputs != len(labels):
+        return f"names {len(labels)} labels, and the model has {outputs} outputs: export the model again"
+    if (
+        min(
+            config["sample_rate"],
+            config["crop_seconds"],
+            config["max_crops"],
+            config["temperature"],
+            config["spectrogram"]["hop_length"],
+        )
+        <= 0
+    ):
+        return "has a rate, length or temperature that isn't above zero: export the model again"
     if rejection and (rejection.get("score") not in SCORES or not _is_number(rejection.get("threshold"))):
         return f"has a rejection rule that this audiotag doesn't know ({rejection}): update audiotag"
     if rejection and rejection["score"] == "guided_logit" and len(config.get("class_means") or []) != len(labels):
-        return f"has {len(config.get('class_means') or [])} class means for {len(labels)} labels: export the model again"
+        return (
+            f"has {len(config.get('class_means') or [])} class means for {len(labels)} labels: export the model again"
+        )
+
 
 def _read(file: Path) -> bytes:
     "The bytes of one of a bundle's files"
@@ -156,7 +193,10 @@ def read_verified(
 ) -> bytes:
     "Read one file of a bundle; raises `BundleError` if it isn't what was saved"
     data, saved = _read(bundle.folder / name), bundle.config.get("files", {}).get(name)
-    if not data or saved and saved != digest(data): raise BundleError(f"{bundle.folder / name} is damaged (it isn't what was saved): copy or download the bundle again")
+    if not data or saved and saved != digest(data):
+        raise BundleError(
+            f"{bundle.folder / name} is damaged (it isn't what was saved): copy or download the bundle again"
+        )
     return data
 
 def read_bundle(
@@ -166,9 +206,14 @@ def read_bundle(
     folder = Path(folder)
     if not folder.is_dir():
         there = list(find_bundles(folder.parent)) or list(find_bundles())
-        raise BundleError(f"{folder}: there is no such bundle; " + (f"there is {', '.join(there)}" if there else "make one with `audiotag train`, or name its folder"))
-    try: config = json.loads(_read(folder / CONFIG))
-    except ValueError: raise BundleError(f"{folder / CONFIG} is damaged (no JSON): copy or download the bundle again") from None
+        raise BundleError(
+            f"{folder}: there is no such bundle; "
+            + (f"there is {', '.join(there)}" if there else "make one with `audiotag train`, or name its folder")
+        )
+    try:
+        config = json.loads(_read(folder / CONFIG))
+    except ValueError:
+        raise BundleError(f"{folder / CONFIG} is damaged (no JSON): copy or download the bundle again") from None
     if fault := validate_config(config): raise BundleError(f"{folder / CONFIG} {fault}")
     bundle = Bundle(folder, config)
     read_verified(bundle, ONNX)
@@ -190,12 +235,19 @@ def open_session(
     threads: int | None = None,  # cores for one run; None: all that this process may use
 ) -> "onnxruntime.InferenceSession":
     "The network, ready to run; raises `BundleError` where the graph is damaged or doesn't fit the labels"
-    try: session = start_session(read_verified(bundle, ONNX), threads)
-    except BundleError: raise
+    try:
+        session = start_session(read_verified(bundle, ONNX), threads)
+    except BundleError:
+        raise
     except Exception as e:  # noqa: BLE001  (onnxruntime's errors share no other base)
-        raise BundleError(f"{bundle.folder / ONNX} can't be run ({str(e).splitlines()[0][:120]}): copy or download the bundle again") from None
+        raise BundleError(
+            f"{bundle.folder / ONNX} can't be run ({str(e).splitlines()[0][:120]}): copy or download the bundle again"
+        ) from None
     outputs = session.get_outputs()[0].shape[-1]
-    if outputs != len(bundle.labels): raise BundleError(f"{bundle.folder / ONNX} has {outputs} outputs, and {CONFIG} names {len(bundle.labels)} labels: export the model again")
+    if outputs != len(bundle.labels):
+        raise BundleError(
+            f"{bundle.folder / ONNX} has {outputs} outputs, and {CONFIG} names {len(bundle.labels)} labels: export the model again"
+        )
     return session
 
 # %% ../nbs/15_bundle.ipynb #90bc64a7
@@ -212,9 +264,24 @@ def fetch_bundle(
 ) -> Path:  # the folder in the hub's cache
     "Download what serving reads of a bundle, or find it in the cache; raises `BundleError`"
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-    try: return Path(snapshot_download(repo, revision=revision, allow_patterns=[CONFIG, ONNX, CARD]))
-    except HFValidationError: raise BundleError(f"{repo} is no repository's name: use user/name") from None
-    except RepositoryNotFoundError: raise BundleError(f"{repo} is neither a folder here nor a model on the hub (or it is private: hf auth login)") from None
-    except LocalEntryNotFoundError: raise BundleError(f"{repo} is no folder here, and the hub can't be reached: check the name, or the connection") from None
-    except (HfHubHTTPError, OSError) as e: raise BundleError(f"{repo} can't be fetched from the hub: {one_line(e)}") from None
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[CONFIG, ONNX, CARD]))
+    except HFValidationError:
+        raise BundleError(f"{repo} is no repository's name: use user/name") from None
+    except RepositoryNotFoundError:
+        raise BundleError(
+            f"{repo} is neither a folder here nor a model on the hub (or it is private: hf auth login)"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise BundleError(
+            f"{repo} is no folder here, and the hub can't be reached: check the name, or the connection"
+        ) from None
+    except (HfHubHTTPError, OSError) as e:
+        raise BundleError(f"{repo} can't be fetched from the hub: {one_line(e)}") from None

@@ -55,6 +55,7 @@ def fit_temperature(
     targets: np.ndarray,  # (clips,) indices, or (clips, labels) of 0 and 1
 ) -> float:
     "The most probable temperature, between 0.05 and 20, where before any clip it is held to be within a factor of 1.65 of 1, two times out of three"
+
     def loss(log_t: float) -> float:
         scaled, prior = logits / np.exp(log_t), (log_t / PRIOR) ** 2 / 2
         if targets.ndim == 2: return float((np.logaddexp(0, scaled) - targets * scaled).sum(0).mean()) + prior
@@ -87,7 +88,10 @@ def calibrate(
     temperature, several = fit_temperature(logits, targets), targets.ndim == 2
     if several: score = "max_probability"  # the thresholds decide there
     scores = rejection_score(score, logits, {"temperature": temperature, "multilabel": several}, class_similarity)
-    calibration = {"temperature": temperature, "rejection": {"score": score, "threshold": round(float(np.quantile(scores, 1 - accept)), 4)}}
+    calibration = {
+        "temperature": temperature,
+        "rejection": {"score": score, "threshold": round(float(np.quantile(scores, 1 - accept)), 4)},
+    }
     if not several: return calibration
     probs = probabilities(logits, {"temperature": temperature, "multilabel": True})
     return {**calibration, "thresholds": [best_threshold(p, t) for p, t in zip(probs.T, targets.T)]}
@@ -129,11 +133,17 @@ def predict_mixtures(
 ) -> tuple[np.ndarray, np.ndarray]:  # logits and targets of the mixes, (clips, labels) both
     "What the network hears in mixes of these clips, one crop each"
     device = local_device(device) or default_device()
-    model, spectrogram, length = model.eval().to(device), front_end(config).to(device), round(crop_seconds * config.sample_rate)
+    model, spectrogram, length = (
+        model.eval().to(device),
+        front_end(config).to(device),
+        round(crop_seconds * config.sample_rate),
+    )
     rows, mixes = list(table.itertuples()), sample_mixtures(len(table))
 
     def wave(i: int) -> np.ndarray:
-        return fit_length(read_clip(rows[i].path, config.sample_rate, rows[i].start, rows[i].end, config.trim_db), length)
+        return fit_length(
+            read_clip(rows[i].path, config.sample_rate, rows[i].start, rows[i].end, config.trim_db), length
+        )
 
     logits = []
     with torch.inference_mode():
@@ -147,7 +157,9 @@ class HeldOutPredictions(NamedTuple):
     "What a network said of held-out clips, and what is true"
     logits: np.ndarray  # (clips, labels)
     targets: np.ndarray  # (clips,) indices, or (clips, labels) of 0 and 1
-    class_similarity: np.ndarray | None = None  # (clips,) similarity to the nearest class mean; None where several labels may hold
+    class_similarity: np.ndarray | None = (
+        None  # (clips,) similarity to the nearest class mean; None where several labels may hold
+    )
     mixes: np.ndarray | None = None  # (2, clips, labels): logits and targets of mixes of these clips
 
     def pooled(self) -> tuple[np.ndarray, np.ndarray]:
@@ -182,17 +194,33 @@ def predict_heldout(
     "What a network says of these clips"
     targets = encode_targets(table, labels, recipe.multilabel)
     logits, embeddings = predict_clips(model, table, config, recipe.crop_seconds, recipe.max_crops, device=device)
-    if not recipe.multilabel: return HeldOutPredictions(logits, targets, None if means is None else similarity(embeddings, means))
-    return HeldOutPredictions(logits, targets, mixes=np.stack(predict_mixtures(model, table, targets, config, recipe.crop_seconds, device)))
+    if not recipe.multilabel:
+        return HeldOutPredictions(logits, targets, None if means is None else similarity(embeddings, means))
+    return HeldOutPredictions(
+        logits, targets, mixes=np.stack(predict_mixtures(model, table, targets, config, recipe.crop_seconds, device))
+    )
 
 
 def _tag_score(probs: np.ndarray, targets: np.ndarray, labels: list[str], thresholds: list[float] | None) -> dict:
     "The figures of clips with several labels: of the top guesses, of the ranking, and of the tags that are on"
     place = np.where(targets > 0, (-probs).argsort(1, kind="stable").argsort(1, kind="stable"), len(labels)).min(1) + 1
-    on, share = probs >= (np.array(thresholds) if thresholds else 0.5), lambda part, of: round(float(part / of), 4) if of else None
-    per_class = {label: {"clips": int(t.sum()), "recall": share((o & (t > 0)).sum(), t.sum()), "precision": share((o & (t > 0)).sum(), o.sum())}
-                 for label, o, t in zip(labels, on.T, targets.T)}
-    whole = {"accuracy": (place == 1).mean(), "map3": np.where(place <= 3, 1 / place, 0).mean(), "lwlrap": lwlrap(probs, targets)}
+    on, share = (
+        probs >= (np.array(thresholds) if thresholds else 0.5),
+        lambda part, of: round(float(part / of), 4) if of else None,
+    )
+    per_class = {
+        label: {
+            "clips": int(t.sum()),
+            "recall": share((o & (t > 0)).sum(), t.sum()),
+            "precision": share((o & (t > 0)).sum(), o.sum()),
+        }
+        for label, o, t in zip(labels, on.T, targets.T)
+    }
+    whole = {
+        "accuracy": (place == 1).mean(),
+        "map3": np.where(place <= 3, 1 / place, 0).mean(),
+        "lwlrap": lwlrap(probs, targets),
+    }
     return {"clips": len(probs), **{k: round(float(v), 4) for k, v in whole.items()}, "per_class": per_class}
 
 
@@ -209,19 +237,29 @@ def compute_metrics(
     return {**found, "lwlrap_mixes": round(lwlrap(*answers.mixes), 4)} if answers.mixes is not None else found
 
 # %% ../nbs/21_calibration.ipynb #69b5c1a7
-SUMMARY_METRICS = ("accuracy", "map3", "lwlrap", "lwlrap_mixes")  # those of a line; the last two where several labels may hold
+SUMMARY_METRICS = (
+    "accuracy",
+    "map3",
+    "lwlrap",
+    "lwlrap_mixes",
+)  # those of a line; the last two where several labels may hold
 _NAMES = dict(zip(SUMMARY_METRICS, ("accuracy", "MAP@3", "lwlrap", "lwlrap of mixes")))
 
 
 def format_metrics(row: dict, spread: dict | None = None) -> str:
     "A row's figures in a line"
-    return "  ".join(f"{_NAMES[k]} {row[k]:.3f}" + (f" ± {spread[k]:.3f}" if spread else "") for k in SUMMARY_METRICS if k in row)
+    return "  ".join(
+        f"{_NAMES[k]} {row[k]:.3f}" + (f" ± {spread[k]:.3f}" if spread else "") for k in SUMMARY_METRICS if k in row
+    )
 
 
 def mean_and_std(rows: list[dict]) -> dict:
     "`mean` and `std` of the figures of several runs"
     columns = {k: [row[k] for row in rows] for k in SUMMARY_METRICS if k in rows[0]}
-    return {name: {k: round(float(how(v)), 4) for k, v in columns.items()} for name, how in (("mean", np.mean), ("std", np.std))}
+    return {
+        name: {k: round(float(how(v)), 4) for k, v in columns.items()}
+        for name, how in (("mean", np.mean), ("std", np.std))
+    }
 
 
 def format_results(result: dict) -> str:  # what `train`, `cross_validate` or `seeds.repeat` gave
@@ -230,4 +268,7 @@ def format_results(result: dict) -> str:  # what `train`, `cross_validate` or `s
     lines = [f"{kind} {r[kind]}: {format_metrics(r)}  clips {r['clips']}" for r in result.get(kind + "s", [])]
     if lines: lines.append(f"mean: {format_metrics(result['mean'], result['std'])}")
     if kind == "fold": lines.append(f"{m['split']}: {format_metrics(m)}  clips {m['clips']}")
-    return "\n".join(lines + ([f"{result['out']}: written; next: audiotag tag FILE --model {result['out']}"] if result["out"] else []))
+    return "\n".join(
+        lines
+        + ([f"{result['out']}: written; next: audiotag tag FILE --model {result['out']}"] if result["out"] else [])
+    )

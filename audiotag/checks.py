@@ -40,7 +40,8 @@ def _wav_lacks(file: io.BufferedIOBase, size: int) -> bool:
         file.seek(at)
         head = file.read(8)
         length = int.from_bytes(head[4:], "little")
-        if head[:4] == b"data": return length not in UNKNOWN_LENGTH and at+8+length > size+1 # one byte of padding may be missing
+        if head[:4] == b"data":
+            return length not in UNKNOWN_LENGTH and at + 8 + length > size + 1  # one byte of padding may be missing
         at += 8+length+length % 2
     return True
 
@@ -91,14 +92,22 @@ def distance(a: np.ndarray, # (256,) or (clips, 256) int8
 
 # %% ../nbs/09_checks.ipynb #bf4f1386
 NEAR = 2. # dB: nearer fingerprints are of one sound
-TABLES, DIRECTIONS, BOX, NEXT = 12, 16, 20., 8 # rounds, components, width of a box in dB*cells**.5, neighbours compared in it
+TABLES, DIRECTIONS, BOX, NEXT = (
+    12,
+    16,
+    20.0,
+    8,
+)  # rounds, components, width of a box in dB*cells**.5, neighbours compared in it
 BATCH = 16384 # fingerprints compared at once
 
 def _components(fingerprints: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     "Fingerprints along the directions in which they vary most (clips, DIRECTIONS)"
     sample = STEP*fingerprints[rng.permutation(len(fingerprints))[:BATCH]].astype("float32")
     main = np.linalg.eigh(np.cov(sample.T))[1][:, -DIRECTIONS:].astype("float32")
-    return np.concatenate([STEP*fingerprints[i:i+BATCH].astype("float32")@main for i in range(0, len(fingerprints), BATCH)])
+    return np.concatenate(
+        [STEP * fingerprints[i : i + BATCH].astype("float32") @ main for i in range(0, len(fingerprints), BATCH)]
+    )
+
 
 def _candidates(components: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
     "Pairs (2, pairs) that share a box, in batches"
@@ -117,7 +126,8 @@ def near_duplicates(fingerprints: np.ndarray, # (clips, 256) int8, of `fingerpri
     "Pairs of clips that sound the same; a few in a hundred are missed where there are hundreds of thousands"
     if len(fingerprints) < 2: return np.zeros((0, 2), int)
     rng, found = np.random.default_rng(seed), [np.zeros((0, 2), int)]
-    with threadpool_limits(1): components = _components(fingerprints, rng) # small matrices: on a busy machine, threads wait for each other
+    with threadpool_limits(1):
+        components = _components(fingerprints, rng)  # small matrices: on a busy machine, threads wait for each other
     for _ in range(TABLES):
         for a, b in _candidates(components, rng):
             near = distance(fingerprints[a], fingerprints[b]) < within
@@ -125,12 +135,23 @@ def near_duplicates(fingerprints: np.ndarray, # (clips, 256) int8, of `fingerpri
     return np.unique(np.concatenate(found), axis=0)
 
 # %% ../nbs/09_checks.ipynb #afb724d9
-MEASURED = np.dtype([("sample_rate", "i4"), ("channels", "i2"), ("seconds", "f4"), ("peak", "f4"), ("clipped", "f4"), ("digest", "u8"), ("print", "i1", (256,))])
+MEASURED = np.dtype(
+    [
+        ("sample_rate", "i4"),
+        ("channels", "i2"),
+        ("seconds", "f4"),
+        ("peak", "f4"),
+        ("clipped", "f4"),
+        ("digest", "u8"),
+        ("print", "i1", (256,)),
+    ]
+)
 FULL_SCALE = .999 # a sample this loud has probably been cut to fit
 HEARD = 2 # blocks of 30 s that the fingerprint sees
 
 class Measurement(NamedTuple):
     "What one clip is; `values` is one `MEASURED`: Hz, count, s, 0-1, share of samples at full scale, hash of the samples, fingerprint"
+
     values: np.ndarray
     error: str # Empty, or a sentence that begins with the file's name
 
@@ -148,10 +169,21 @@ def _hear(path: str, info: AudioInfo, start: float, end: float) -> tuple[int, fl
     count, peak, loud, digest, heard = 0, 0., 0, hashlib.blake2b(digest_size=8), []
     for block in _blocks(path, info, start, end):
         level = np.abs(block)
-        count, peak, loud = count+len(block), max(peak, float(level.max(initial=0))), loud+int((level >= FULL_SCALE).sum())
+        count, peak, loud = (
+            count + len(block),
+            max(peak, float(level.max(initial=0))),
+            loud + int((level >= FULL_SCALE).sum()),
+        )
         digest.update(block.tobytes())
         if len(heard) < HEARD: heard.append(block)
-    return count, peak, loud/max(count, 1), int.from_bytes(digest.digest(), "little"), fingerprint(np.concatenate(heard), info.sample_rate)
+    return (
+        count,
+        peak,
+        loud / max(count, 1),
+        int.from_bytes(digest.digest(), "little"),
+        fingerprint(np.concatenate(heard), info.sample_rate),
+    )
+
 
 def measure(path: str, # A sound file
     start: float = math.nan, # s, NaN: from the beginning
@@ -167,7 +199,8 @@ def measure(path: str, # A sound file
     seconds, wanted = count/info.sample_rate, _wanted(info, start, end)
     values[()] = (info.sample_rate, info.channels, seconds, peak, clipped, digest, heard)
     if cut: return Measurement(values, f"{name} is cut off after {info.seconds:.2f} s: get it again")
-    if seconds < .98*wanted-.1: return Measurement(values, f"{name} has {seconds:.2f} s where {wanted:.2f} s are announced: get it again")
+    if seconds < 0.98 * wanted - 0.1:
+        return Measurement(values, f"{name} has {seconds:.2f} s where {wanted:.2f} s are announced: get it again")
     return Measurement(values, "")
 
 def measure_many(paths: list[str], # Sound files
@@ -185,7 +218,9 @@ def _measure_all(table: pd.DataFrame, workers: int, progress: bool) -> tuple[np.
     "Measurements of all clips, one `MEASURED` a row, and the faults by row"
     values, faults = np.zeros(len(table), MEASURED), {}
     chunks = [slice(i, i+CHUNK) for i in range(0, len(table), CHUNK)]
-    tasks = (delayed(measure_many)(table.path.iloc[c].tolist(), table.start.values[c], table.end.values[c]) for c in chunks)
+    tasks = (
+        delayed(measure_many)(table.path.iloc[c].tolist(), table.start.values[c], table.end.values[c]) for c in chunks
+    )
     with tqdm(total=len(table), desc="opening clips", unit="clip", disable=None if progress else True) as bar:
         for chunk, (part, wrong) in zip(chunks, Parallel(min(workers, len(chunks)) or 1, return_as="generator")(tasks)):
             values[chunk] = part
@@ -212,7 +247,9 @@ def _near_groups(values: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
     names = connected_components(links, directed=False)[1]
     linked = np.unique(pairs)
     order = linked[np.argsort(names[linked], kind="stable")]
-    return sorted((rows[g] for g in np.split(order, np.flatnonzero(np.diff(names[order]))+1) if len(g)), key=lambda g: g[0])
+    return sorted(
+        (rows[g] for g in np.split(order, np.flatnonzero(np.diff(names[order])) + 1) if len(g)), key=lambda g: g[0]
+    )
 
 # %% ../nbs/09_checks.ipynb #3380123d
 def _parts(table: pd.DataFrame) -> pd.Series:
@@ -227,7 +264,15 @@ def _source_groups(table: pd.DataFrame, parts: np.ndarray) -> list[np.ndarray]:
     "Rows of the sources that lie in more than one part"
     spread = pd.Series(pd.factorize(parts)[0]).groupby(table.source_id.to_numpy()).agg(["min", "max"])
     rows = np.flatnonzero(table.source_id.isin(spread.index[spread["min"] < spread["max"]]))
-    return sorted((rows[g] for g in pd.Series(table.source_id.to_numpy()[rows]).groupby(table.source_id.to_numpy()[rows]).indices.values()), key=lambda g: g[0])
+    return sorted(
+        (
+            rows[g]
+            for g in pd.Series(table.source_id.to_numpy()[rows])
+            .groupby(table.source_id.to_numpy()[rows])
+            .indices.values()
+        ),
+        key=lambda g: g[0],
+    )
 
 # %% ../nbs/09_checks.ipynb #d4ced417
 @dataclass
@@ -246,7 +291,12 @@ class DatasetCheck:
 
 def _spread(numbers: np.ndarray) -> dict[str, float]:
     "Least, median and most"
-    return {k: round(float(v), 2) for k, v in zip(("min", "median", "max"), np.quantile(numbers, [0, .5, 1]))} if len(numbers) else {}
+    return (
+        {k: round(float(v), 2) for k, v in zip(("min", "median", "max"), np.quantile(numbers, [0, 0.5, 1]))}
+        if len(numbers)
+        else {}
+    )
+
 
 def _counts(column: Iterable) -> dict[str, int]:
     "How often each value comes, the most frequent first"
@@ -256,11 +306,23 @@ def _facts(table: pd.DataFrame, values: np.ndarray) -> dict[str, Any]:
     "Counts and distributions, of the table and of the files that could be opened"
     opened, report, folds = values[values["sample_rate"] > 0], table.attrs.get("report"), table.fold.dropna()
     labels = table.groupby("label", sort=True, observed=True).verified.agg(["size", "sum"])
-    return {"name": report.name if report else "table", "clips": len(table), "hours": round(float(opened["seconds"].sum(dtype=float))/3600, 2),
-        "splits": _counts(table.split), "folds": {str(k): int(v) for k, v in folds.value_counts().sort_index().items()},
-        "seconds": _spread(opened["seconds"]), "sample_rates": _counts(opened["sample_rate"]), "channels": _counts(opened["channels"]),
-        "verified": round(float(table.verified.mean()), 4), "sources": int(table.source_id.nunique()), "clips_a_source": _spread(table.source_id.value_counts().to_numpy()),
-        "labels": {str(label): {"clips": int(row["size"]), "verified": int(row["sum"])} for label, row in labels.iterrows()}}
+    return {
+        "name": report.name if report else "table",
+        "clips": len(table),
+        "hours": round(float(opened["seconds"].sum(dtype=float)) / 3600, 2),
+        "splits": _counts(table.split),
+        "folds": {str(k): int(v) for k, v in folds.value_counts().sort_index().items()},
+        "seconds": _spread(opened["seconds"]),
+        "sample_rates": _counts(opened["sample_rate"]),
+        "channels": _counts(opened["channels"]),
+        "verified": round(float(table.verified.mean()), 4),
+        "sources": int(table.source_id.nunique()),
+        "clips_a_source": _spread(table.source_id.value_counts().to_numpy()),
+        "labels": {
+            str(label): {"clips": int(row["size"]), "verified": int(row["sum"])} for label, row in labels.iterrows()
+        },
+    }
+
 
 def _found(table: pd.DataFrame, values: np.ndarray, wrong: dict[int, str]) -> dict[str, list]:
     "Every trouble and its clips"
@@ -271,24 +333,44 @@ def _found(table: pd.DataFrame, values: np.ndarray, wrong: dict[int, str]) -> di
     exact, near = _exact_groups(values, sounding), _near_groups(values, sounding)
     named = lambda groups: [ids[g].tolist() for g in groups]
     report = table.attrs.get("report")
-    return {"missing": list(report.missing_files) if report else [], "unlabelled": list(report.unlabelled_files) if report else [],
+    return {
+        "missing": list(report.missing_files) if report else [],
+        "unlabelled": list(report.unlabelled_files) if report else [],
         "unusable": [{"clip": ids[i], "why": why} for i, why in sorted(wrong.items())],
-        "silent": ids[opened & (values["peak"] < SILENT)].tolist(), "clipped": ids[values["clipped"] > .001].tolist(),
-        "exact_duplicates": named(exact), "near_duplicates": named(near), "label_conflicts": named(g for g in exact if len(set(labels[g])) > 1),
-        "crossing_sources": [{"source": str(table.source_id.iloc[g[0]]), "clips": ids[g].tolist(), "parts": sorted(set(parts[g]))} for g in _source_groups(table, parts)],
-        "crossing_exact": named(_crossing(exact, parts)), "crossing_near": named(_crossing(near, parts))}
+        "silent": ids[opened & (values["peak"] < SILENT)].tolist(),
+        "clipped": ids[values["clipped"] > 0.001].tolist(),
+        "exact_duplicates": named(exact),
+        "near_duplicates": named(near),
+        "label_conflicts": named(g for g in exact if len(set(labels[g])) > 1),
+        "crossing_sources": [
+            {"source": str(table.source_id.iloc[g[0]]), "clips": ids[g].tolist(), "parts": sorted(set(parts[g]))}
+            for g in _source_groups(table, parts)
+        ],
+        "crossing_exact": named(_crossing(exact, parts)),
+        "crossing_near": named(_crossing(near, parts)),
+    }
 
 # %% ../nbs/09_checks.ipynb #94195421
-FAULTS = { # what it is called in one, in many, and what it means
+FAULTS = {  # what it is called in one, in many, and what it means
     "missing": ("file is", "files are", "in the table but not on disk"),
     "unusable": ("clip", "clips", "can't be used"),
     "silent": ("clip is", "clips are", "silent"),
     "exact_duplicates": ("group of clips has", "groups of clips have", "the same samples"),
     "crossing_sources": ("source lies", "sources lie", "in more than one split or fold"),
     "crossing_exact": ("group of equal clips lies", "groups of equal clips lie", "in more than one split or fold"),
-    "crossing_near": ("group of clips that sound the same lies", "groups of clips that sound the same lie", "in more than one split or fold")}
-NOTES = {"unlabelled": ("file has", "files have", "no label"), "clipped": ("clip is", "clips are", "distorted (cut at full scale)"),
-    "near_duplicates": ("group of clips sounds", "groups of clips sound", "the same"), "label_conflicts": ("group of equal clips has", "groups of equal clips have", "more than one label")}
+    "crossing_near": (
+        "group of clips that sound the same lies",
+        "groups of clips that sound the same lie",
+        "in more than one split or fold",
+    ),
+}
+NOTES = {
+    "unlabelled": ("file has", "files have", "no label"),
+    "clipped": ("clip is", "clips are", "distorted (cut at full scale)"),
+    "near_duplicates": ("group of clips sounds", "groups of clips sound", "the same"),
+    "label_conflicts": ("group of equal clips has", "groups of equal clips have", "more than one label"),
+}
+
 
 def _example(entry: Any) -> str:
     "A trouble in a few words"
@@ -298,8 +380,12 @@ def _example(entry: Any) -> str:
 
 def _sentences(found: dict[str, list], words: dict[str, tuple[str, str, str]]) -> list[str]:
     "A sentence for each trouble that there is"
-    return [f"{len(found[kind])} {one if len(found[kind]) == 1 else many} {what}: {'; '.join(map(_example, found[kind][:3]))}{'; ...' if len(found[kind]) > 3 else ''}"
-        for kind, (one, many, what) in words.items() if found[kind]]
+    return [
+        f"{len(found[kind])} {one if len(found[kind]) == 1 else many} {what}: {'; '.join(map(_example, found[kind][:3]))}{'; ...' if len(found[kind]) > 3 else ''}"
+        for kind, (one, many, what) in words.items()
+        if found[kind]
+    ]
+
 
 def _lines(check: DatasetCheck) -> Iterator[str]:
     "The table for people"
@@ -327,7 +413,9 @@ def check(table: pd.DataFrame, # The table of clips
     "Open every clip of a data set and say what is wrong with it"
     values, wrong = _measure_all(table, workers or cpu_count(), progress)
     found = _found(table, values, wrong)
-    files = pd.DataFrame({name: values[name] for name in ("sample_rate", "channels", "seconds", "peak", "clipped")}, table.index)
+    files = pd.DataFrame(
+        {name: values[name] for name in ("sample_rate", "channels", "seconds", "peak", "clipped")}, table.index
+    )
     files.insert(0, "clip_id", table.clip_id)
     return DatasetCheck(_facts(table, values), found, _sentences(found, FAULTS), files)
 
@@ -354,11 +442,15 @@ def plot_classes(table: pd.DataFrame, # The table of clips
     "Clips a class, the verified ones dark"
     import matplotlib.pyplot as plt
     shade = plt.get_cmap("cividis")
-    counts = table.groupby(["label", "verified"]).size().unstack(fill_value=0).reindex(columns=[True, False], fill_value=0)
+    counts = (
+        table.groupby(["label", "verified"]).size().unstack(fill_value=0).reindex(columns=[True, False], fill_value=0)
+    )
     counts = counts.loc[counts.sum(axis=1).sort_values().index]
     ax = ax or plt.subplots(figsize=(6, .8+.2*len(counts)), layout="constrained")[1]
     ax.barh(counts.index, counts[True], color=shade(.1), label="verified")
-    if counts[False].any(): ax.barh(counts.index, counts[False], left=counts[True], color=shade(.85), label="not verified"); ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    if counts[False].any():
+        ax.barh(counts.index, counts[False], left=counts[True], color=shade(0.85), label="not verified")
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     ax.set(xlabel="clips", ylim=(-.6, len(counts)-.4))
     return ax
 
@@ -383,8 +475,17 @@ def plot_durations(table: pd.DataFrame, # The table of clips
     by_label = durations(table).dropna().groupby(table.label).apply(list)
     by_label = by_label.loc[by_label.map(np.median).sort_values().index]
     ax = ax or plt.subplots(figsize=(6, .8+.2*len(by_label)), layout="constrained")[1]
-    ax.boxplot(by_label.tolist(), tick_labels=by_label.index, orientation="horizontal", whis=(5, 95), showfliers=False, patch_artist=True, widths=.7,
-        boxprops={"facecolor": shade(.6)}, medianprops={"color": "black"})
+    ax.boxplot(
+        by_label.tolist(),
+        tick_labels=by_label.index,
+        orientation="horizontal",
+        whis=(5, 95),
+        showfliers=False,
+        patch_artist=True,
+        widths=0.7,
+        boxprops={"facecolor": shade(0.6)},
+        medianprops={"color": "black"},
+    )
     ax.set(xlabel="duration (s)", xlim=(0, None))
     return ax
 
@@ -397,7 +498,9 @@ def log_mel(path: str, # A sound file
     "A mel spectrogram to look at, one column every 10 ms; raises `AudioError`"
     import librosa
     samples = load_audio(path, sample_rate, start, end)
-    power = librosa.feature.melspectrogram(y=samples, sr=sample_rate, n_fft=1024, hop_length=sample_rate//100, fmax=sample_rate*.46875)
+    power = librosa.feature.melspectrogram(
+        y=samples, sr=sample_rate, n_fft=1024, hop_length=sample_rate // 100, fmax=sample_rate * 0.46875
+    )
     return librosa.power_to_db(power, ref=np.max)
 
 def plot_spectrograms(table: pd.DataFrame, # The table of clips
@@ -411,14 +514,31 @@ def plot_spectrograms(table: pd.DataFrame, # The table of clips
     import librosa.display
     import matplotlib.pyplot as plt
     labels = sorted(set(table.label)) if labels is None else labels
-    chosen = pd.concat([(rows := table[table.label == label]).sample(min(n, len(rows)), random_state=seed) for label in labels])
+    chosen = pd.concat(
+        [(rows := table[table.label == label]).sample(min(n, len(rows)), random_state=seed) for label in labels]
+    )
     rows = -(-len(chosen)//columns)
     fig, axes = plt.subplots(rows, columns, figsize=(2.5*columns, 1.7*rows), squeeze=False, layout="constrained")
     for ax in axes.flat[len(chosen):]: ax.axis("off")
     for i, (ax, clip) in enumerate(zip(axes.flat, chosen.itertuples())):
-        image = librosa.display.specshow(log_mel(clip.path, sample_rate, clip.start, clip.end), sr=sample_rate, hop_length=sample_rate//100, fmax=sample_rate*.46875,
-            x_axis="time", y_axis="mel", ax=ax, cmap=plt.get_cmap("cividis", 16), vmin=-80, vmax=0)
-        ax.set(title=clip.label, xlabel="time (s)" if i >= len(chosen)-columns else "", ylabel="" if i % columns else "frequency (Hz)", yticks=[500, 2000, 8000])
+        image = librosa.display.specshow(
+            log_mel(clip.path, sample_rate, clip.start, clip.end),
+            sr=sample_rate,
+            hop_length=sample_rate // 100,
+            fmax=sample_rate * 0.46875,
+            x_axis="time",
+            y_axis="mel",
+            ax=ax,
+            cmap=plt.get_cmap("cividis", 16),
+            vmin=-80,
+            vmax=0,
+        )
+        ax.set(
+            title=clip.label,
+            xlabel="time (s)" if i >= len(chosen) - columns else "",
+            ylabel="" if i % columns else "frequency (Hz)",
+            yticks=[500, 2000, 8000],
+        )
         ax.locator_params("x", nbins=4)
     fig.colorbar(image, ax=axes, label="dB", shrink=.8)
     return fig
@@ -444,7 +564,9 @@ def nearest_neighbor_confusion(table: pd.DataFrame, # The table of clips
     sources = chosen.source_id.to_numpy()
     distances[sources[:, None] == sources] = np.inf
     labels = chosen.label.to_numpy()
-    shares = pd.crosstab(pd.Series(labels, name="label"), pd.Series(labels[distances.argmin(1)], name="neighbour"), normalize="index")
+    shares = pd.crosstab(
+        pd.Series(labels, name="label"), pd.Series(labels[distances.argmin(1)], name="neighbour"), normalize="index"
+    )
     return shares.reindex(columns=shares.index.rename("neighbour"), fill_value=0.)
 
 def plot_neighbours(shares: pd.DataFrame, # From `nearest_neighbor_confusion`

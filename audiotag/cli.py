@@ -33,7 +33,10 @@ if TYPE_CHECKING:  # a command imports what it needs when it runs: `audiotag tag
     from audiotag.mel import SpectrogramConfig
 
 # %% ../nbs/30_cli.ipynb #8055f1bf
-DataSet = Annotated[str, typer.Argument(metavar="DATASET", help="fsdkaggle2018, urbansound8k, esc50, a folder of class folders, or a CSV")]
+DataSet = Annotated[
+    str,
+    typer.Argument(metavar="DATASET", help="fsdkaggle2018, urbansound8k, esc50, a folder of class folders, or a CSV"),
+]
 DataDir = Annotated[Path, typer.Option("--data", envvar="AUDIOTAG_DATA", help="where the named data sets lie")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 
@@ -47,8 +50,10 @@ def print_result(document: dict | list, as_json: bool, text: str) -> None:
     "Print `document` as JSON, or `text` for a person; what the terminal has no letters for is escaped"
     encoding = sys.stdout.encoding or "utf-8"
     said = json.dumps(document, ensure_ascii=False) if as_json else text
-    try: said.encode(encoding)
-    except UnicodeEncodeError: said = json.dumps(document) if as_json else text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        said.encode(encoding)
+    except UnicodeEncodeError:
+        said = json.dumps(document) if as_json else text.encode(encoding, "backslashreplace").decode(encoding)
     print(said)
 
 # %% ../nbs/30_cli.ipynb #ae33c8dc
@@ -64,22 +69,38 @@ def train(
     dataset: DataSet,
     out: Annotated[Path | None, typer.Option(help="folder for the bundle, such as models/mine")] = None,
     data: DataDir = Path("data"),
-    arch: Annotated[str | None, typer.Option(help="xresnet_small, xresnet18, mn04, wave1d, crnn, any timm backbone")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="xresnet_small, xresnet18, mn04, wave1d, crnn, any timm backbone")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="file of published weights for an mn architecture")] = None,
     init_from: Annotated[Path | None, typer.Option("--from", help="bundle to fine-tune")] = None,
-    images: Annotated[Path | None, typer.Option(help="folder that audiotag convert wrote; else from the waveforms")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="folder that audiotag convert wrote; else from the waveforms")
+    ] = None,
     input: Annotated[Input | None, typer.Option(help="what the network sees, from scratch; logmel if left out")] = None,
-    multilabel: Annotated[bool, typer.Option("--multilabel", help="several labels may hold at once: train on mixes of 1 to 3 clips")] = False,
+    multilabel: Annotated[
+        bool, typer.Option("--multilabel", help="several labels may hold at once: train on mixes of 1 to 3 clips")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(help="passes over the clips; by their number if left out")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="of everything random")] = 0,
     seeds: Annotated[int | None, typer.Option(help="repeat with so many seeds, and give mean and spread")] = None,
     test_fold: Annotated[int | None, typer.Option(help="official fold to hold out as the test")] = None,
-    folds: Annotated[int | None, typer.Option(help="cross-validate; with --out the bundle learns from every fold")] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="cross-validate; with --out the bundle learns from every fold")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="where --folds and --seeds keep what they have done")] = Path("runs"),
     min_clips: Annotated[int, typer.Option(help="leave out labels with fewer clips")] = 2,
-    without: Annotated[str | None, typer.Option(metavar="DATASET", help="leave out recordings that this set has too, before fine-tuning on it")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="any other field of the recipe: mixup, ema, patience, lowpass, ...")] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET", help="leave out recordings that this set has too, before fine-tuning on it"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="any other field of the recipe: mixup, ema, patience, lowpass, ..."
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the fastest there is if left out")] = None,
     workers: Annotated[int, typer.Option(min=0, help="processes that prepare batches; clips in memory need none")] = 0,
     fp16: Annotated[bool, typer.Option("--fp16", help="mixed precision, on an NVIDIA GPU")] = False,
@@ -88,11 +109,27 @@ def train(
     "Train a tagger, or fine-tune one (--from), and write its bundle"
     from audiotag.learner import is_main
     from audiotag.recipe import recipe_for
-    given = {"arch": arch, "weights": weights, "input": input and input.value, "multilabel": multilabel or None, "epochs": epochs, "lr": lr, "seed": seed}
+
+    given = {
+        "arch": arch,
+        "weights": weights,
+        "input": input and input.value,
+        "multilabel": multilabel or None,
+        "epochs": epochs,
+        "lr": lr,
+        "seed": seed,
+    }
     changes = {k: str(v) for k, v in given.items() if v is not None} | dict(map(parse_setting, settings or []))
     table = load_clips(dataset, data, min_clips, multilabel, without)
     recipe = recipe_for(changes, len(table), init_from)
-    job = {"init_from": init_from, "images": images, "device": device, "workers": workers, "fp16": fp16, "command": shlex.join(["audiotag", *sys.argv[1:]])}
+    job = {
+        "init_from": init_from,
+        "images": images,
+        "device": device,
+        "workers": workers,
+        "fp16": fp16,
+        "command": shlex.join(["audiotag", *sys.argv[1:]]),
+    }
     result = run_training(table, recipe, out, runs, folds, test_fold, seeds, job)
     text = result.pop("text")
     if is_main(): print_result(result, as_json, text)
@@ -103,21 +140,47 @@ def load_clips(dataset: str, data: Path, min_clips: int, multilabel: bool, witho
     from audiotag.datasets import drop_rare_labels as with_clips
     from audiotag.datasets import read_dataset
     table = with_clips(read_dataset(dataset, data), min_clips, multilabel)
-    if rare := table.attrs["report"].dropped_labels: print_err(f"left out, with fewer than {min_clips} clips: {', '.join(rare)}")
+    if rare := table.attrs["report"].dropped_labels:
+        print_err(f"left out, with fewer than {min_clips} clips: {', '.join(rare)}")
     return exclude_overlap(table, read_dataset(without, data), without) if without else table
 
 
-def run_training(table: "DataFrame", recipe: "Recipe", out: Path | None, runs: Path, folds: int | None, test_fold: int | None, seeds: int | None, job: dict) -> dict:
+def run_training(
+    table: "DataFrame",
+    recipe: "Recipe",
+    out: Path | None,
+    runs: Path,
+    folds: int | None,
+    test_fold: int | None,
+    seeds: int | None,
+    job: dict,
+) -> dict:
     "The result of one training, or of one a fold, or of as many as there are seeds; with `text`, what it says to a person"
     from audiotag import training
     from audiotag.calibration import format_results
-    if folds is not None and test_fold is not None: raise AudiotagError("--folds holds out every fold, --test-fold one: leave one of them out")
+
+    if folds is not None and test_fold is not None:
+        raise AudiotagError("--folds holds out every fold, --test-fold one: leave one of them out")
 
     def once(recipe: "Recipe", out: Path | None) -> dict:
         if folds is not None: return training.cross_validate(table, recipe, folds, out=out, runs=runs, **job)
         return training.train(training.hold_out(table, test_fold, recipe.seed), recipe, out, **job)
 
-    result = once(recipe, out) if seeds is None else training.run_seeds(once, table, recipe, seeds, out, runs, f"folds {folds} test fold {test_fold}", job["init_from"], job["images"])
+    result = (
+        once(recipe, out)
+        if seeds is None
+        else training.run_seeds(
+            once,
+            table,
+            recipe,
+            seeds,
+            out,
+            runs,
+            f"folds {folds} test fold {test_fold}",
+            job["init_from"],
+            job["images"],
+        )
+    )
     return {**result, "text": format_results(result)}
 
 
@@ -139,7 +202,9 @@ def parse_setting(text: str) -> tuple[str, str]:
 def pretrained(
     arch: Annotated[str, typer.Argument(help="mn04 to mn20")],
     out: Annotated[Path, typer.Option(help="folder for the bundle")] = Path("models/audioset"),
-    weights: Annotated[Path | None, typer.Option(help="a local copy of the published weights; fetched if left out")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="a local copy of the published weights; fetched if left out")
+    ] = None,
 ) -> None:
     "Wrap EfficientAT's published AudioSet weights, with their 527 class names, as a bundle"
     from audiotag.training import wrap_pretrained
@@ -148,9 +213,17 @@ def pretrained(
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="a bundle's folder")],
-    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help="as for train; none with --out-of-fold")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="DATASET", help="as for train; none with --out-of-fold")
+    ] = None,
     data: DataDir = Path("data"),
-    out_of_fold: Annotated[bool, typer.Option("--out-of-fold", help="the figures of the bundle's own cross-validation, from the answers that lie beside it")] = False,
+    out_of_fold: Annotated[
+        bool,
+        typer.Option(
+            "--out-of-fold",
+            help="the figures of the bundle's own cross-validation, from the answers that lie beside it",
+        ),
+    ] = False,
     split: Annotated[str | None, typer.Option(help="train, valid or test; every clip if left out")] = None,
     fold: Annotated[int | None, typer.Option(help="one official fold")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for report.html and metrics.json")] = None,
@@ -158,7 +231,10 @@ def evaluate(
 ) -> None:
     "Score a bundle on a data set: accuracy, MAP@3 and more, per class"
     if out_of_fold: return print_out_of_fold(model, dataset, as_json)
-    if dataset is None: raise AudiotagError("name a data set to score the model on, or ask with --out-of-fold for the figures of its own training")
+    if dataset is None:
+        raise AudiotagError(
+            "name a data set to score the model on, or ask with --out-of-fold for the figures of its own training"
+        )
     from audiotag.datasets import read_dataset
     from audiotag.evaluation import evaluate as evaluate_bundle
     from audiotag.evaluation import select
@@ -169,13 +245,16 @@ def evaluate(
 
 def print_out_of_fold(model: str, dataset: str | None, as_json: bool) -> None:
     "The out-of-fold figures of a bundle; raises AudiotagError where a data set is named as well"
-    if dataset is not None: raise AudiotagError("--out-of-fold scores the clips of the model's own training: leave out the data set")
+    if dataset is not None:
+        raise AudiotagError("--out-of-fold scores the clips of the model's own training: leave out the data set")
     from audiotag.evaluation import out_of_fold
     result = out_of_fold(model)
     print_result(result.to_dict(), as_json, str(result))
 
 # %% ../nbs/30_cli.ipynb #2c2ffd81
-app = typer.Typer(help="Tag sounds, and train taggers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Tag sounds, and train taggers.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 data_app = typer.Typer(help="Get data sets, make the embedded one, check what is there.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
@@ -184,15 +263,23 @@ Model = Annotated[str, typer.Option(help="a bundle's folder, or user/name on the
 
 def user_message(error: Exception) -> str:
     "What a person is told of an error; nothing where it is our own mistake"
-    if isinstance(error, AudiotagError) or type(error).__name__ == "CompatError": return str(error)  # compat is not imported here: it needs torch
-    if isinstance(error, OSError): return f"{error.filename or 'the system says'}: {error.strerror or error}: check the path, its permissions and the free space"
+    if isinstance(error, AudiotagError) or type(error).__name__ == "CompatError":
+        return str(error)  # compat is not imported here: it needs torch
+    if isinstance(error, OSError):
+        return f"{error.filename or 'the system says'}: {error.strerror or error}: check the path, its permissions and the free space"
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    return f"this needs {missing}: pip install 'audiotag[all]'" if missing and "." not in missing and missing != "audiotag" else ""
+    return (
+        f"this needs {missing}: pip install 'audiotag[all]'"
+        if missing and "." not in missing and missing != "audiotag"
+        else ""
+    )
 
 
 def main() -> None:
     "Run the command; what a user can mend is one line on stderr and exit code 2"
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # before torch: threads that wait for each other soon give their core to other programs
+    os.environ.setdefault(
+        "GOMP_SPINCOUNT", "1000"
+    )  # before torch: threads that wait for each other soon give their core to other programs
     warnings.formatwarning = lambda message, *_: f"audiotag: {message}\n"
     try: app(standalone_mode=True)
     except (AudiotagError, OSError, ImportError) as error:
@@ -217,13 +304,22 @@ def synthetic(
 
 def add_download(name: str) -> None:
     "Register `audiotag data NAME`"
+
     def command(
         data: DataDir = Path("data"),
-        mirror: Annotated[str | None, typer.Option(envvar="AUDIOTAG_MIRROR", help="address of a server with the same files")] = None,
-        keep_archives: Annotated[bool, typer.Option("--keep-archives", help="keep the archives after unpacking")] = False,
+        mirror: Annotated[
+            str | None, typer.Option(envvar="AUDIOTAG_MIRROR", help="address of a server with the same files")
+        ] = None,
+        keep_archives: Annotated[
+            bool, typer.Option("--keep-archives", help="keep the archives after unpacking")
+        ] = False,
     ) -> None:
         from audiotag.download import download
-        print_err(f"{download(name, data, mirror=mirror, keep_archives=keep_archives)}: ready; next: audiotag data check {name} --data {data}")
+
+        print_err(
+            f"{download(name, data, mirror=mirror, keep_archives=keep_archives)}: ready; next: audiotag data check {name} --data {data}"
+        )
+
     data_app.command(name, help=f"Fetch, verify and unpack {name}")(command)
 
 
@@ -251,7 +347,9 @@ def convert(
     dataset: DataSet,
     out: Annotated[Path, typer.Option(help="folder for the images")],
     data: DataDir = Path("data"),
-    front_end: Annotated[FrontEndName, typer.Option(help="efficientat is what mn networks read")] = FrontEndName.default,
+    front_end: Annotated[
+        FrontEndName, typer.Option(help="efficientat is what mn networks read")
+    ] = FrontEndName.default,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; all cores if left out")] = None,
     as_json: Json = False,
 ) -> None:
@@ -289,13 +387,21 @@ def tag(
     out: Annotated[Path | None, typer.Option(help="table to write, for many files: .csv, .jsonl or .parquet")] = None,
     format: Annotated[Format, typer.Option(help="kaggle: fname,label with three labels a line")] = Format.columns,
     workers: Annotated[int | None, typer.Option(min=1, help="processes for a table; all cores if left out")] = None,
-    engine: Annotated[Engine, typer.Option(help="ray spreads a table's files over a cluster (audiotag[scale])")] = Engine.local,
-    address: Annotated[str | None, typer.Option(help="of a running Ray cluster; one is started here if left out")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="ray spreads a table's files over a cluster (audiotag[scale])")
+    ] = Engine.local,
+    address: Annotated[
+        str | None, typer.Option(help="of a running Ray cluster; one is started here if left out")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     "Tag sounds: the most probable labels with their probabilities"
-    if out: return tag_table(files, out, engine, address, as_json, model=model, top=top, workers=workers, kaggle=format is Format.kaggle)
-    if engine is Engine.ray or format is Format.kaggle: raise AudiotagError("--engine ray and --format kaggle write a table: say with --out where")
+    if out:
+        return tag_table(
+            files, out, engine, address, as_json, model=model, top=top, workers=workers, kaggle=format is Format.kaggle
+        )
+    if engine is Engine.ray or format is Format.kaggle:
+        raise AudiotagError("--engine ray and --format kaggle write a table: say with --out where")
     from audiotag.batch import tag_row
     from audiotag.audio import find_audio
     from audiotag.tagger import Tagger
@@ -303,14 +409,19 @@ def tag(
     files = [found for file in files for found in (find_audio(file) if file.is_dir() else [file])]
     if not files: raise AudiotagError("there is no sound file in that folder")
     tried = [tag_row(tagger, str(file), top) for file in files]
-    rows, failed = [row_to_json(row) for row in tried if not row["error"]], [row["error"] for row in tried if row["error"]]
+    rows, failed = (
+        [row_to_json(row) for row in tried if not row["error"]],
+        [row["error"] for row in tried if row["error"]],
+    )
     if len(files) == 1 and failed: raise AudiotagError(failed[0])
     for line in failed: print_err(line)
     print_result(rows[0] if len(files) == 1 else rows, as_json, "\n".join(map(format_row, rows)))
     if failed: raise typer.Exit(1)
 
 
-def tag_table(files: list[Path], out: Path, engine: Engine, address: str | None, as_json: bool, **job) -> None:  # job: the other arguments of `archive.tag_files`
+def tag_table(
+    files: list[Path], out: Path, engine: Engine, address: str | None, as_json: bool, **job
+) -> None:  # job: the other arguments of `archive.tag_files`
     "Tag many files into a table; exit code 1 where some failed"
     from tqdm import tqdm
 
@@ -325,14 +436,28 @@ def tag_table(files: list[Path], out: Path, engine: Engine, address: str | None,
             bar.update(done - bar.n)
         report = tag_files(files[0] if len(files) == 1 and files[0].is_dir() else files, out, progress=progress, **job)
     for path, reason in report.failed: print_err(f"{path}: {reason}")
-    counts = {"out": str(out), "files": report.files, "reused": report.reused, "failed": len(report.failed), "seconds": round(report.seconds, 1)}
-    print_result(counts, as_json, f"{out}: {report.files} files in {report.seconds:.1f} s, {report.reused} from an earlier run, {len(report.failed)} failed")
+    counts = {
+        "out": str(out),
+        "files": report.files,
+        "reused": report.reused,
+        "failed": len(report.failed),
+        "seconds": round(report.seconds, 1),
+    }
+    print_result(
+        counts,
+        as_json,
+        f"{out}: {report.files} files in {report.seconds:.1f} s, {report.reused} from an earlier run, {len(report.failed)} failed",
+    )
     if report.failed: raise typer.Exit(1)
 
 
 def row_to_json(row: dict) -> dict:
     "A row of `archive.tag_row` as JSON has it"
-    return {"file": row["path"], "known": row["known"], "tags": [{"label": label, "probability": p} for label, p in row["tags"]]}
+    return {
+        "file": row["path"],
+        "known": row["known"],
+        "tags": [{"label": label, "probability": p} for label, p in row["tags"]],
+    }
 
 
 def format_row(row: dict) -> str:
@@ -368,11 +493,19 @@ def run_step(
     from audiotag.training import train as train_bundle
     began = time.perf_counter()
     converted = convert_table(table, images, config)
-    print_err(f"{name}: {converted.done} clips converted to {images}, {converted.skipped} reused, {converted.failed} failed")
+    print_err(
+        f"{name}: {converted.done} clips converted to {images}, {converted.skipped} reused, {converted.failed} failed"
+    )
     if is_up_to_date(out, recipe, table): print_err(f"{name}: {out} reused (delete it to train again)")
     else: train_bundle(table, recipe, out, init_from=init_from, images=images, config=config, command="audiotag run")
     metrics = read_bundle(out).config["metrics"]
-    return {"data set": name, "clips": len(table), "accuracy": metrics["accuracy"], "MAP@3": metrics["map3"], "seconds": round(time.perf_counter() - began, 1)}
+    return {
+        "data set": name,
+        "clips": len(table),
+        "accuracy": metrics["accuracy"],
+        "MAP@3": metrics["map3"],
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 # %% ../nbs/30_cli.ipynb #f9741b8b
 def run_pipeline(
@@ -391,21 +524,42 @@ def run_pipeline(
     from audiotag.tagger import Tagger
     from audiotag.training import hold_out
     prefix, source = ("run", data) if data else ("synthetic", make_synthetic(home / "data" / "synthetic"))
-    settings = {"arch": "mn04", "weights": str(weights)} if weights else {} if data else {"crop_seconds": "2", "bs": "16", "epochs": "25"}
+    settings = (
+        {"arch": "mn04", "weights": str(weights)}
+        if weights
+        else {}
+        if data
+        else {"crop_seconds": "2", "bs": "16", "epochs": "25"}
+    )
     models, images = home / "models", home / "data" / f"{prefix}-images"
     first, second = models / f"{prefix}-fsdkaggle2018", models / f"{prefix}-urbansound8k"
     clips, urban = read_dataset(source / "FSDKaggle2018"), read_dataset(source / "UrbanSound8K")
     alone = drop_sources(clips, shared_sources(clips, urban))
-    print_err(f"FSDKaggle2018: {len(clips) - len(alone)} of {len(clips)} clips left out: UrbanSound8K has their recordings too")
+    print_err(
+        f"FSDKaggle2018: {len(clips) - len(alone)} of {len(clips)} clips left out: UrbanSound8K has their recordings too"
+    )
     clips = assign_splits(with_clips(alone, 2))
     urban = hold_out(urban, int(urban.fold.max()))
     recipe = recipe_for(settings, len(clips))
     config = default_config(recipe.arch) if data else SpectrogramConfig(**SYNTHETIC)
     rows = [run_step("FSDKaggle2018", clips, recipe, config, images / "fsdkaggle2018", first)]
-    rows += [run_step("UrbanSound8K", urban, recipe_for(inherited_settings(settings), len(urban), first), config, images / "urbansound8k", second, init_from=first)]
+    rows += [
+        run_step(
+            "UrbanSound8K",
+            urban,
+            recipe_for(inherited_settings(settings), len(urban), first),
+            config,
+            images / "urbansound8k",
+            second,
+            init_from=first,
+        )
+    ]
     unseen = urban[urban.split == "test"].sample(1, random_state=0).iloc[0]
     tags = Tagger.load(second).tag(unseen.path)
-    print_err(f"{Path(unseen.path).name}, which is {unseen.label}: " + ", ".join(f"{t.label} {t.probability:.0%}" for t in tags))
+    print_err(
+        f"{Path(unseen.path).name}, which is {unseen.label}: "
+        + ", ".join(f"{t.label} {t.probability:.0%}" for t in tags)
+    )
     clip, command = os.path.relpath(unseen.path), os.path.relpath(sys.argv[0])
     return {"rows": rows, "tagged": clip, "next": f"{command} tag {clip} --model {second}"}
 
@@ -428,7 +582,9 @@ def publish(
 @app.command("app")
 def app_command(
     models: Annotated[Path, typer.Option(help="folder of bundles")] = Path("models"),
-    host: Annotated[str, typer.Option(envvar="GRADIO_SERVER_NAME", help="address to listen on; 0.0.0.0: all of this machine's")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="GRADIO_SERVER_NAME", help="address to listen on; 0.0.0.0: all of this machine's")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="GRADIO_SERVER_PORT", min=0, max=65535)] = 7860,
 ) -> None:
     "Serve the page"
@@ -438,7 +594,10 @@ def app_command(
 
 @app.command()
 def run(
-    data: Annotated[Path | None, typer.Option("--data", help="folder with FSDKaggle2018 and UrbanSound8K; the embedded set if left out")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="folder with FSDKaggle2018 and UrbanSound8K; the embedded set if left out"),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="published weights for mn04; else from scratch")] = None,
     as_json: Json = False,
 ) -> None:

@@ -20,7 +20,11 @@ import torch
 from fasttransform.transform import Transform, _is_tuple
 
 # %% ../nbs/10_compat.ipynb #8f554d18
-KNOWN = {"fastcore": "2.2", "fasttransform": "0.0.5", "fastxtend": "0.1.7"}  # the releases that were tried; a prefix stands for all that start with it
+KNOWN = {
+    "fastcore": "2.2",
+    "fasttransform": "0.0.5",
+    "fastxtend": "0.1.7",
+}  # the releases that were tried; a prefix stands for all that start with it
 
 
 class CompatError(ImportError):
@@ -38,9 +42,13 @@ def check_versions(
         if found != v and not found.startswith(v + "."):
             raise CompatError(f"{name} {found} is not known to work with fastxtend (tried: {v}): {mend}")
     if list(signature(Transform._do_call).parameters)[:2] != ["self", "nm"]:
-        raise CompatError(f"fasttransform's Transform._do_call no longer takes a method's name, so fastxtend cannot be bridged: {mend}")
+        raise CompatError(
+            f"fasttransform's Transform._do_call no longer takes a method's name, so fastxtend cannot be bridged: {mend}"
+        )
     if not hasattr(plum.Function, "_resolve_method_with_cache"):
-        raise CompatError("plum-dispatch's Function has no _resolve_method_with_cache, so fastxtend cannot be bridged: pip install 'plum-dispatch==2.9.*'")
+        raise CompatError(
+            "plum-dispatch's Function has no _resolve_method_with_cache, so fastxtend cannot be bridged: pip install 'plum-dispatch==2.9.*'"
+        )
 
 # %% ../nbs/10_compat.ipynb #a4f46d0f
 def _retain_type(new, old=None, typ=None, as_copy=False):
@@ -58,7 +66,10 @@ def _do_call(self, name, x, **kwargs):
     return fasttransform.retain_meta(x, _retain_type(new, x, type(x)))
 
 # %% ../nbs/10_compat.ipynb #c2c8d0bf
-_NOISE = ("A window was not provided", '"sinc_interpolation" resampling method name')  # said by torch inside PitchShift and TimeStretch
+_NOISE = (
+    "A window was not provided",
+    '"sinc_interpolation" resampling method name',
+)  # said by torch inside PitchShift and TimeStretch
 
 
 def patch_fastxtend() -> None:

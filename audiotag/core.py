@@ -73,8 +73,10 @@ def _sync(path: Path) -> None:
 def _exchange(new: Path, folder: Path) -> None:
     "Exchange two folders, in one step if the system supports it"
     try:
-        if ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(new), -100, os.fsencode(folder), 2) == 0: return
-    except (AttributeError, TypeError, OSError): pass
+        if ctypes.CDLL(None, use_errno=True).renameat2(-100, os.fsencode(new), -100, os.fsencode(folder), 2) == 0:
+            return
+    except (AttributeError, TypeError, OSError):
+        pass
     old = new.with_name(new.name + ".old")
     folder.rename(old)
     new.rename(folder)

@@ -65,12 +65,25 @@ class Clip:
 def _images(table: pd.DataFrame, folder: Path, config: SpectrogramConfig) -> list[str | None]:
     "The image of each row, None where `convert` says that the clip failed"
     read = partial(pd.read_csv, dtype=str, keep_default_na=False)  # a clip may be called NA
-    try: made, settings, failed = read(folder / "clips.csv"), (folder / "config.json").read_text(), read(folder / "failed.csv")
-    except FileNotFoundError as e: raise LoaderError(f"{folder} has no {Path(e.filename).name}: run audiotag convert (again, if it was interrupted)") from None
-    if SpectrogramConfig.from_dict(json.loads(settings)) != config: raise LoaderError(f"the images in {folder} were made with other settings than this network's: run audiotag convert with its front end")
+    try:
+        made, settings, failed = (
+            read(folder / "clips.csv"),
+            (folder / "config.json").read_text(),
+            read(folder / "failed.csv"),
+        )
+    except FileNotFoundError as e:
+        raise LoaderError(
+            f"{folder} has no {Path(e.filename).name}: run audiotag convert (again, if it was interrupted)"
+        ) from None
+    if SpectrogramConfig.from_dict(json.loads(settings)) != config:
+        raise LoaderError(
+            f"the images in {folder} were made with other settings than this network's: run audiotag convert with its front end"
+        )
     images, ids = dict(zip(made["clip_id"], made["image"])), table["clip_id"].astype(str)
     if lost := sorted(set(ids) - set(images) - set(failed["clip_id"])):
-        raise LoaderError(f"{folder} has no image of {len(lost)} of {len(ids)} clips ({lost[0]} ...): run audiotag convert on this data set")
+        raise LoaderError(
+            f"{folder} has no image of {len(lost)} of {len(ids)} clips ({lost[0]} ...): run audiotag convert on this data set"
+        )
     return [str(folder / images[i]) if i in images else None for i in ids]
 
 
@@ -88,7 +101,11 @@ def table_clips(
     places = [(path, *pair) for path, pair in zip(table["path"], times)]
     if images is not None: places = [path and (path, None, None) for path in _images(table, Path(images), config)]
     checked = table["verified"].astype(bool) if "verified" in table else [True] * len(table)
-    return [Clip(*place, *rest) for place, *rest in zip(places, labels, table["split"], table["source_id"].astype(str), checked) if place]
+    return [
+        Clip(*place, *rest)
+        for place, *rest in zip(places, labels, table["split"], table["source_id"].astype(str), checked)
+        if place
+    ]
 
 # %% ../nbs/12_data.ipynb #378249cd
 def _read_image(path: str) -> np.ndarray:
@@ -99,6 +116,7 @@ def _read_image(path: str) -> np.ndarray:
 
 class LoadClip(RandTransform):
     "A clip to a crop of its samples (1, samples) float32, or of its image (1, bands, frames) uint8; raises `AudiotagError` for a clip that can't be read"
+
     split_idx, input_types = None, (Clip, str, Path)
 
     def __init__(
@@ -175,8 +193,9 @@ class GetLabel(Transform):
 # %% ../nbs/12_data.ipynb #327db7ea
 def sampling_weights(
     clips: Sequence[Clip],  # to draw from
-    by: str | None = None,  # "classes": each label equally often; "sources": and each recording of a label too; None: each clip
-    unverified: float = 1.,  # how often a clip that nobody has checked is drawn, of a verified one's once
+    by: str
+    | None = None,  # "classes": each label equally often; "sources": and each recording of a label too; None: each clip
+    unverified: float = 1.0,  # how often a clip that nobody has checked is drawn, of a verified one's once
 ) -> list[float]:  # chance of each clip, relative to the others
     "How often to draw each clip; raises `LoaderError` for another `by`"
     trust = [1. if clip.verified else unverified for clip in clips]
@@ -209,28 +228,35 @@ class SampledDL(TfmdDL):
 def _vocab(clips: list[Clip], vocab: Sequence[str] | None) -> list[str]:
     "The labels in order; raises `LoaderError` for one that a network couldn't learn"
     labels = [clip.label if isinstance(clip.label, tuple) else (clip.label,) for clip in clips]
-    if vocab is None: vocab = sorted({label for clip, own in zip(clips, labels) if clip.split == "train" for label in own})
+    if vocab is None:
+        vocab = sorted({label for clip, own in zip(clips, labels) if clip.split == "train" for label in own})
     if unknown := {label for own in labels for label in own} - set(vocab):
         first = min(unknown)
-        raise LoaderError(f"label {first!r} ({sum(first in own for own in labels)} clips) is not among the {len(vocab)} labels to learn: leave its clips out, or put some into training")
+        raise LoaderError(
+            f"label {first!r} ({sum(first in own for own in labels)} clips) is not among the {len(vocab)} labels to learn: leave its clips out, or put some into training"
+        )
     return list(vocab)
 
 
 def _readable(clips: list[Clip], reader: LoadClip) -> list[Clip]:
     "Hold clips in memory; those that can't be read are left out with a warning"
-    if bad := reader.cache(clips): warnings.warn(f"{len(bad)} of {len(clips)} clips are left out: {bad[0]}", stacklevel=3)
+    if bad := reader.cache(clips):
+        warnings.warn(f"{len(bad)} of {len(clips)} clips are left out: {bad[0]}", stacklevel=3)
     return [clip for clip in clips if clip in reader.cached]
 
 
 def clip_dls(
     table: pd.DataFrame,  # clips: those of split train are learnt, those of split valid (there may be none) validate
     config: SpectrogramConfig,  # front end
-    crop_seconds: float = 5.,  # what the network sees of a clip: a random crop in training, else the first; shorter clips are repeated
+    crop_seconds: float = 5.0,  # what the network sees of a clip: a random crop in training, else the first; shorter clips are repeated
     bs: int = 32,  # clips a batch, at most
     images: str | Path | None = None,  # folder made by audiotag convert; None: spectrograms are computed in the batch
-    wave_augment: Sequence[Transform] = (),  # for batches of samples in training, see `augment.wave_tfms`; not with images
+    wave_augment: Sequence[
+        Transform
+    ] = (),  # for batches of samples in training, see `augment.wave_tfms`; not with images
     spec_augment: Sequence[Transform] = (),  # for batches of spectrograms in training, see `augment.spec_tfms`
-    vocab: Sequence[str] | None = None,  # labels in the order of the network's outputs; None: those of the training clips, sorted
+    vocab: Sequence[str]
+    | None = None,  # labels in the order of the network's outputs; None: those of the training clips, sorted
     multilabel: bool = False,  # several labels a clip, with commas between
     valid_bs: int = 64,  # clips a batch in validation
     workers: int = 0,  # processes that prepare batches; clips in memory need none
@@ -238,11 +264,12 @@ def clip_dls(
     seed: int = 0,  # of the order and the crops
     cache: bool = True,  # hold clips in memory: 2 bytes a sample, or 1 a pixel
     sampler: str | None = None,  # "classes" or "sources", see `sampling_weights`; None: each clip once an epoch
-    unverified: float = 1.,  # how often an unverified clip is drawn, of a verified one's once
+    unverified: float = 1.0,  # how often an unverified clip is drawn, of a verified one's once
 ) -> DataLoaders:  # TensorLogMel (clips, channels, bands, frames), or TensorAudio (clips, 1, samples) for kind="wave"; and TensorCategory or TensorMultiCategory
     "Batches for training and validation; raises `LoaderError`"
     reader, wave = LoadClip(config, crop_seconds, images is not None, seed), config.kind == "wave"
-    if wave and images is not None: raise LoaderError("a network that reads waveforms can't be trained on images: leave images out")
+    if wave and images is not None:
+        raise LoaderError("a network that reads waveforms can't be trained on images: leave images out")
     clips = table_clips(table[table["split"].isin(["train", "valid"])], config, images, multilabel)
     vocab = _vocab(clips, vocab)
     if cache: clips = _readable(clips, reader)
@@ -252,9 +279,16 @@ def clip_dls(
     steps = [ByteToFloat(), *([] if images is not None else wave_augment), *([] if wave else spec_augment)]
     if images is None and not wave: steps.append(ApplyFrontEnd(config))
     dls = Datasets(clips, [[reader], [GetLabel(), *target]], splits=[train, valid]).dataloaders(
-        bs=len(train) // math.ceil(len(train) / bs), val_bs=valid_bs, after_batch=steps, num_workers=workers, device=device, dl_type=SampledDL)
+        bs=len(train) // math.ceil(len(train) / bs),
+        val_bs=valid_bs,
+        after_batch=steps,
+        num_workers=workers,
+        device=device,
+        dl_type=SampledDL,
+    )
     dls.train.rng = random.Random(seed)
-    if sampler is not None or unverified != 1: dls.train.weights = sampling_weights([clips[i] for i in train], sampler, unverified)
+    if sampler is not None or unverified != 1:
+        dls.train.weights = sampling_weights([clips[i] for i in train], sampler, unverified)
     return dls
 
 # %% ../nbs/12_data.ipynb #b799fd10
@@ -266,7 +300,9 @@ def _draw(clip: TensorLogMel | TensorAudio, ax: plt.Axes) -> None:
 
 
 @dispatch
-def show_batch(x: TensorLogMel | TensorAudio, y, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_batch(
+    x: TensorLogMel | TensorAudio, y, samples, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs
+):
     "Draw clips of a batch, each under its label"
     n = min(len(samples), max_n)
     if ctxs is None: ctxs = get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize, layout="constrained")
@@ -277,7 +313,9 @@ def show_batch(x: TensorLogMel | TensorAudio, y, samples, ctxs=None, max_n=9, nr
 
 
 @dispatch
-def show_results(x: TensorLogMel | TensorAudio, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs):
+def show_results(
+    x: TensorLogMel | TensorAudio, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=None, figsize=None, **kwargs
+):
     "Draw clips of a batch, each under its label and what was predicted, in red where that differs"
     ctxs = show_batch(x, y, samples, ctxs, max_n, nrows, ncols, figsize)
     for (_, label), (predicted, *_), ctx in zip(samples, outs, ctxs):

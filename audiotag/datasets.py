@@ -48,16 +48,36 @@ class ReadSummary(NamedTuple):
         return not (self.missing_files or self.unlabelled_files or self.duplicate_names)
 
     def __str__(self) -> str:
-        counts = [("file not there", "files not there", self.missing_files), ("file without a label", "files without a label", self.unlabelled_files),
-            ("name given again", "names given again", self.duplicate_names), ("file that is no sound", "files that are no sound", self.other_files),
-            ("label left out", "labels left out", self.dropped_labels)]
-        said = [f"{len(names)} {many if len(names) > 1 else one} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" for one, many, names in counts if names]
+        counts = [
+            ("file not there", "files not there", self.missing_files),
+            ("file without a label", "files without a label", self.unlabelled_files),
+            ("name given again", "names given again", self.duplicate_names),
+            ("file that is no sound", "files that are no sound", self.other_files),
+            ("label left out", "labels left out", self.dropped_labels),
+        ]
+        said = [
+            f"{len(names)} {many if len(names) > 1 else one} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for one, many, names in counts
+            if names
+        ]
         padding = [f"{self.ignored} row{'s'*(self.ignored != 1)} of padding left out"] if self.ignored else []
         return "; ".join([f"{self.name}: {self.clips} clip{'s'*(self.clips != 1)}", *said, *padding])
 
 # %% ../nbs/06_datasets.ipynb #2238f2cc
-ALIASES = {"filename": "fname", "file": "fname", "path": "fname", "slice_file_name": "fname", "class": "label", "category": "label",
-    "manually_verified": "verified", "freesound_id": "source_id", "fsID": "source_id", "src_file": "source_id", "license": "licence"}
+ALIASES = {
+    "filename": "fname",
+    "file": "fname",
+    "path": "fname",
+    "slice_file_name": "fname",
+    "class": "label",
+    "category": "label",
+    "manually_verified": "verified",
+    "freesound_id": "source_id",
+    "fsID": "source_id",
+    "src_file": "source_id",
+    "license": "licence",
+}
+
 
 def read_rows(path: str|Path # With a line of column names: fname and label, or what `ALIASES` takes for them
     ) -> pd.DataFrame: # All values as text
@@ -65,20 +85,47 @@ def read_rows(path: str|Path # With a line of column names: fname and label, or 
     path = Path(path)
     try:
         with open(path, encoding="utf-8-sig") as f: head = f.readline()
-        rows = pd.read_csv(path, sep=max(",;\t", key=head.count), dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
-    except FileNotFoundError: raise DatasetError(f"{path} is not there: check the path") from None
-    except (OSError, ValueError) as e: # a ParserError, an EmptyDataError and a UnicodeDecodeError are ValueErrors
-        raise DatasetError(f"{path.name} can't be read as a CSV ({str(e).strip().splitlines()[0]}): save it as UTF-8 with a comma between the columns") from None
+        rows = pd.read_csv(
+            path, sep=max(",;\t", key=head.count), dtype=str, keep_default_na=False, encoding="utf-8-sig"
+        ).fillna("")
+    except FileNotFoundError:
+        raise DatasetError(f"{path} is not there: check the path") from None
+    except (OSError, ValueError) as e:  # a ParserError, an EmptyDataError and a UnicodeDecodeError are ValueErrors
+        raise DatasetError(
+            f"{path.name} can't be read as a CSV ({str(e).strip().splitlines()[0]}): save it as UTF-8 with a comma between the columns"
+        ) from None
     rows = rows.rename(columns={old: new for old, new in ALIASES.items() if old in rows and new not in rows})
     lacking = [c for c in ("fname", "label") if c not in rows]
-    if lacking: raise DatasetError(f"{path.name} has no column {' and no '.join(lacking)}, only {', '.join(map(str, rows.columns[:8]))}: its first line must name the columns")
+    if lacking:
+        raise DatasetError(
+            f"{path.name} has no column {' and no '.join(lacking)}, only {', '.join(map(str, rows.columns[:8]))}: its first line must name the columns"
+        )
     if rows.empty: raise DatasetError(f"{path.name} has no rows below its first line: add a row for each clip")
     rows.attrs["file"] = path.name # for what may be wrong further on
     return rows.loc[:, ~rows.columns.duplicated()]
 
 # %% ../nbs/06_datasets.ipynb #d87e14c0
-VERIFIED = {"1": True, "true": True, "yes": True, "1.0": True, "0": False, "false": False, "no": False, "0.0": False, "": False}
-SPLITS = {"train": "train", "training": "train", "": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+VERIFIED = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "1.0": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "0.0": False,
+    "": False,
+}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "": "train",
+    "valid": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+
 
 def parse_choices(rows: pd.DataFrame, # From `read_rows`
     column: str, # Its name
@@ -89,7 +136,10 @@ def parse_choices(rows: pd.DataFrame, # From `read_rows`
     if column not in rows: return pd.Series(default, rows.index)
     words = rows[column].astype(str).str.strip().str.lower()
     unknown = words[~words.isin(meaning)]
-    if len(unknown): raise DatasetError(f"{rows.attrs.get('file', 'the CSV')}: column {column} says {unknown.iloc[0]!r}: use one of {', '.join(w for w in meaning if w)}")
+    if len(unknown):
+        raise DatasetError(
+            f"{rows.attrs.get('file', 'the CSV')}: column {column} says {unknown.iloc[0]!r}: use one of {', '.join(w for w in meaning if w)}"
+        )
     return words.map(meaning).astype(type(default))
 
 def parse_numbers(rows: pd.DataFrame, # From `read_rows`
@@ -101,7 +151,10 @@ def parse_numbers(rows: pd.DataFrame, # From `read_rows`
     text = text.mask(text.str.lower().isin(["", "nan", "<na>"]))
     numbers = pd.to_numeric(text, errors="coerce").astype(float)
     wrong = text[numbers.isna() & text.notna()]
-    if len(wrong): raise DatasetError(f"{rows.attrs.get('file', 'the CSV')}: column {column} says {wrong.iloc[0]!r}: it must be a number, or empty")
+    if len(wrong):
+        raise DatasetError(
+            f"{rows.attrs.get('file', 'the CSV')}: column {column} says {wrong.iloc[0]!r}: it must be a number, or empty"
+        )
     return numbers
 
 # %% ../nbs/06_datasets.ipynb #36617b1f
@@ -115,9 +168,12 @@ def _listing(folders: Iterable[str]) -> set[str]:
     found = set()
     for folder in folders:
         try:
-            with os.scandir(folder) as entries: found.update(f"{folder}/{e.name}" for e in entries if not e.name.startswith("."))
-        except (FileNotFoundError, NotADirectoryError): pass # then its rows are missing files
-        except OSError as e: raise DatasetError(f"{folder} can't be listed ({e.strerror}): check its permissions") from None
+            with os.scandir(folder) as entries:
+                found.update(f"{folder}/{e.name}" for e in entries if not e.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # then its rows are missing files
+        except OSError as e:
+            raise DatasetError(f"{folder} can't be listed ({e.strerror}): check its permissions") from None
     return found
 
 def walk(root: str # A folder
@@ -125,7 +181,9 @@ def walk(root: str # A folder
     "Every visible file in a folder and all below; links are followed, but no folder twice"
     seen, found = set(), []
     for folder, below, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in seen: below.clear(); continue
+        if (real := os.path.realpath(folder)) in seen:
+            below.clear()
+            continue
         seen.add(real)
         below[:] = [b for b in below if not b.startswith(".")]
         prefix = "" if folder == root else f"{os.path.relpath(folder, root)}/"
@@ -139,11 +197,22 @@ def _clip_ids(rows: pd.DataFrame) -> pd.Series:
     "A unique name a clip: the one the CSV gives, else its path without the ending, made unique where that isn't enough"
     if "clip_id" in rows:
         again = rows.clip_id[rows.clip_id.duplicated()]
-        if len(again): raise DatasetError(f"{rows.attrs.get('file', 'the CSV')}: clip_id {again.iloc[0]!r} comes twice: each clip needs its own")
+        if len(again):
+            raise DatasetError(
+                f"{rows.attrs.get('file', 'the CSV')}: clip_id {again.iloc[0]!r} comes twice: each clip needs its own"
+            )
         return rows.clip_id
     ids = pd.Series([os.path.splitext(f)[0] for f in rows.fname], rows.index)
     ids = ids.mask(ids.duplicated(keep=False), rows.fname)
-    return ids.mask(ids.duplicated(keep=False), ids+"@"+rows.get("start", "").astype(str)+"-"+rows.get("end", "").astype(str)) if ids.duplicated().any() else ids
+    return (
+        ids.mask(
+            ids.duplicated(keep=False),
+            ids + "@" + rows.get("start", "").astype(str) + "-" + rows.get("end", "").astype(str),
+        )
+        if ids.duplicated().any()
+        else ids
+    )
+
 
 def split_labels(label: str # "tone, hum"
     ) -> tuple[str, ...]: # ("tone", "hum")
@@ -153,11 +222,22 @@ def split_labels(label: str # "tone, hum"
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     "The columns of the contract in their order and types, then the others"
     fold = parse_numbers(rows, "fold")
-    if (fold % 1 > 0).any(): raise DatasetError(f"{rows.attrs.get('file', 'the CSV')}: column fold says {fold[fold % 1 > 0].iloc[0]}: folds are whole numbers")
+    if (fold % 1 > 0).any():
+        raise DatasetError(
+            f"{rows.attrs.get('file', 'the CSV')}: column fold says {fold[fold % 1 > 0].iloc[0]}: folds are whole numbers"
+        )
     stems = pd.Series([os.path.splitext(os.path.basename(f))[0] for f in rows.fname], rows.index)
     source = rows.source_id.str.strip() if "source_id" in rows else stems
-    fixed = rows.assign(clip_id=_clip_ids(rows), label=rows.label.str.strip(), split=parse_choices(rows, "split", SPLITS, "train"), fold=fold.astype("Int64"),
-        verified=parse_choices(rows, "verified", VERIFIED, True), source_id=source.mask(source == "", stems), start=parse_numbers(rows, "start"), end=parse_numbers(rows, "end"))
+    fixed = rows.assign(
+        clip_id=_clip_ids(rows),
+        label=rows.label.str.strip(),
+        split=parse_choices(rows, "split", SPLITS, "train"),
+        fold=fold.astype("Int64"),
+        verified=parse_choices(rows, "verified", VERIFIED, True),
+        source_id=source.mask(source == "", stems),
+        start=parse_numbers(rows, "start"),
+        end=parse_numbers(rows, "end"),
+    )
     others = [c for c in rows if c not in (*COLUMNS, "fname", "classID")] # classID is the label again
     return fixed[COLUMNS+others].reset_index(drop=True)
 
@@ -176,7 +256,11 @@ def clips_table(rows: pd.DataFrame, # fname (seen from `root`, or absolute), lab
     rows = rows[~ignored]
     bare = rows.label.str.strip() == ""
     gone = rows.pop("gone") & ~bare
-    twice = rows[~bare & ~gone].duplicated([c for c in ("path", "start", "end") if c in rows]).reindex(rows.index, fill_value=False)
+    twice = (
+        rows[~bare & ~gone]
+        .duplicated([c for c in ("path", "start", "end") if c in rows])
+        .reindex(rows.index, fill_value=False)
+    )
     short = lambda paths: tuple(sorted({p.removeprefix(f"{root}/") for p in paths}))
     table = _typed(rows[~(bare | gone | twice)])
     return _said(table, ReadSummary(name, len(table), short(rows.path[gone]), short(nameless.union(rows.path[bare])),
@@ -192,7 +276,10 @@ def _said(table: pd.DataFrame, report: ReadSummary) -> pd.DataFrame:
 # %% ../nbs/06_datasets.ipynb #1a6cc8b0
 def _root(folder: str|Path) -> str:
     "The folder's absolute path; raises `DatasetError` where there is none"
-    if not Path(folder).is_dir(): raise DatasetError(f"{folder} is {'not a folder' if Path(folder).exists() else 'not there'}: name the data set's folder")
+    if not Path(folder).is_dir():
+        raise DatasetError(
+            f"{folder} is {'not a folder' if Path(folder).exists() else 'not there'}: name the data set's folder"
+        )
     return os.path.abspath(folder)
 
 def _known_as(root: str, name: str) -> str:
@@ -202,7 +289,8 @@ def _known_as(root: str, name: str) -> str:
 def _first(root: str, names: Iterable[str], what: str) -> str:
     "The first of these that is there; raises `DatasetError`"
     found = next((n for n in names if os.path.exists(f"{root}/{n}")), None)
-    if found is None: raise DatasetError(f"{root} has no {what}: is it the folder that the archives were unpacked into?")
+    if found is None:
+        raise DatasetError(f"{root} has no {what}: is it the folder that the archives were unpacked into?")
     return found
 
 def _stems(names: pd.Series) -> list[str]: return [os.path.splitext(n)[0] for n in names]
@@ -214,13 +302,21 @@ def _fsd_part(root: str, tables: Iterable[str], folders: Iterable[str], split: s
     rows = read_rows(Path(root, _first(root, [p+t for t in tables for p in (FSD_META, "")], next(iter(tables)))))
     folder = next((f for f in folders if os.path.isdir(f"{root}/{f}")), next(iter(folders)))
     padding = (rows.get("usage", pd.Series("", rows.index)) == "Ignored") | (rows.label == "None")
-    return rows.assign(clip_id=_stems(rows.fname), fname=f"{folder}/"+rows.fname, split=split, ignored=padding), f"{root}/{folder}"
+    return rows.assign(
+        clip_id=_stems(rows.fname), fname=f"{folder}/" + rows.fname, split=split, ignored=padding
+    ), f"{root}/{folder}"
 
-def read_fsdkaggle2018(folder: str|Path # Holds FSDKaggle2018.audio_train and FSDKaggle2018.meta, or Kaggle's audio_train and train.csv
-    ) -> pd.DataFrame: # The table of clips; `usage` is Public or Private for the test clips
+
+def read_fsdkaggle2018(
+    folder: str | Path,  # Holds FSDKaggle2018.audio_train and FSDKaggle2018.meta, or Kaggle's audio_train and train.csv
+) -> pd.DataFrame:  # The table of clips; `usage` is Public or Private for the test clips
     "FSDKaggle2018 (Fonseca et al., DCASE 2018), with its official test set where that is there; raises `DatasetError`"
     root = _root(folder)
-    parts = [_fsd_part(root, ("train_post_competition.csv", "train.csv"), ("FSDKaggle2018.audio_train", "audio_train"), "train")]
+    parts = [
+        _fsd_part(
+            root, ("train_post_competition.csv", "train.csv"), ("FSDKaggle2018.audio_train", "audio_train"), "train"
+        )
+    ]
     tests = ("test_post_competition_scoring_clips.csv", "test_post_competition.csv")
     if any(os.path.exists(f"{root}/{p}{t}") for t in tests for p in (FSD_META, "")):
         rows, sounds = _fsd_part(root, tests, ("FSDKaggle2018.audio_test", "audio_test"), "test")
@@ -236,17 +332,31 @@ def read_urbansound8k(folder: str|Path # Holds audio/fold1 ... fold10 and metada
     "UrbanSound8K (Salamon, Jacoby and Bello, ACM Multimedia 2014); raises `DatasetError`"
     root = _root(folder)
     rows = read_rows(Path(root, _first(root, ["metadata/UrbanSound8K.csv"], "metadata/UrbanSound8K.csv")))
-    folds, seconds = parse_numbers(rows, "fold").astype("Int64"), parse_numbers(rows, "end")-parse_numbers(rows, "start")
+    folds, seconds = (
+        parse_numbers(rows, "fold").astype("Int64"),
+        parse_numbers(rows, "end") - parse_numbers(rows, "start"),
+    )
     seconds = seconds.where(seconds < URBAN_SECONDS-.001)
-    rows = rows.assign(clip_id=_stems(rows.fname), fname="audio/fold"+folds.astype(str)+"/"+rows.fname, end=seconds, start=seconds*0, salience=parse_numbers(rows, "salience").astype("Int64"))
-    return clips_table(rows, _known_as(root, "urbansound8k"), root, [f"{root}/audio/fold{n}" for n in folds.dropna().unique()])
+    rows = rows.assign(
+        clip_id=_stems(rows.fname),
+        fname="audio/fold" + folds.astype(str) + "/" + rows.fname,
+        end=seconds,
+        start=seconds * 0,
+        salience=parse_numbers(rows, "salience").astype("Int64"),
+    )
+    return clips_table(
+        rows, _known_as(root, "urbansound8k"), root, [f"{root}/audio/fold{n}" for n in folds.dropna().unique()]
+    )
+
 
 def read_esc50(folder: str|Path # Holds audio and meta/esc50.csv, as its repository does
     ) -> pd.DataFrame: # The table of clips, with the official folds and `esc10` (bool)
     "ESC-50 (Piczak, ACM Multimedia 2015); raises `DatasetError`"
     root = _root(folder)
     rows = read_rows(Path(root, _first(root, ["meta/esc50.csv"], "meta/esc50.csv")))
-    rows = rows.assign(clip_id=_stems(rows.fname), fname="audio/"+rows.fname, esc10=parse_choices(rows, "esc10", VERIFIED, False))
+    rows = rows.assign(
+        clip_id=_stems(rows.fname), fname="audio/" + rows.fname, esc10=parse_choices(rows, "esc10", VERIFIED, False)
+    )
     return clips_table(rows, _known_as(root, "esc50"), root, [f"{root}/audio"])
 
 # %% ../nbs/06_datasets.ipynb #17974dac
@@ -256,7 +366,15 @@ def _classes(root: str, files: list[str]) -> pd.DataFrame:
     by_split = all(p[0].lower() in SPLITS for p in parts if len(p) > 1) and any(len(p) > 2 for p in parts)
     depth = 1 if by_split else 0
     labels = [p[depth] if len(p) > depth+1 else "" for p in parts]
-    return pd.DataFrame({"fname": files, "label": labels, "split": [p[0] if by_split and label else "" for p, label in zip(parts, labels)]}, dtype=str)
+    return pd.DataFrame(
+        {
+            "fname": files,
+            "label": labels,
+            "split": [p[0] if by_split and label else "" for p, label in zip(parts, labels)],
+        },
+        dtype=str,
+    )
+
 
 def read_folder(folder: str|Path # Holds one folder a class, or train, valid and test with those
     ) -> pd.DataFrame: # The table of clips
@@ -264,10 +382,17 @@ def read_folder(folder: str|Path # Holds one folder a class, or train, valid and
     root = _root(folder)
     files = walk(root)
     sounds = [f for f in files if is_audio(f)]
-    if not sounds: raise DatasetError(f"{folder} holds no sound files: put each class's clips into a folder of its name")
-    if odd := [f for f in sounds if re.search("[\ud800-\udfff]", root+f)]: raise DatasetError(f"{len(odd)} sound files have a path that is no UTF-8 ({os.fsencode(root+'/'+odd[0]).decode(errors='backslashreplace')} ...): rename them")
+    if not sounds:
+        raise DatasetError(f"{folder} holds no sound files: put each class's clips into a folder of its name")
+    if odd := [f for f in sounds if re.search("[\ud800-\udfff]", root + f)]:
+        raise DatasetError(
+            f"{len(odd)} sound files have a path that is no UTF-8 ({os.fsencode(root + '/' + odd[0]).decode(errors='backslashreplace')} ...): rename them"
+        )
     rows = _classes(root, sounds)
-    if (rows.label == "").all(): raise DatasetError(f"{folder} holds sound files but no folders: put each class's clips into a folder of its name")
+    if (rows.label == "").all():
+        raise DatasetError(
+            f"{folder} holds sound files but no folders: put each class's clips into a folder of its name"
+        )
     names = pd.Series([os.path.basename(f) for f in sounds])
     return clips_table(rows, os.path.basename(root), root, other_files=tuple(f for f in files if not is_audio(f)),
         duplicate_names=tuple(rows.fname[names.duplicated(keep=False)]))
@@ -277,7 +402,12 @@ def read_csv(path: str|Path # With a line of column names; file names are seen f
     "Any CSV with fname and label; raises `DatasetError`"
     path = Path(path)
     rows = read_rows(path)
-    if "fold" in rows and (fold := parse_numbers(rows, "fold")).isna().any() and fold.notna().any() and not "split" in rows:
+    if (
+        "fold" in rows
+        and (fold := parse_numbers(rows, "fold")).isna().any()
+        and fold.notna().any()
+        and not "split" in rows
+    ):
         raise DatasetError(f"{path.name} gives only some rows a fold: give all of them one, or none")
     return clips_table(rows, path.stem, os.path.abspath(path.parent))
 
@@ -293,21 +423,43 @@ class DatasetInfo(NamedTuple):
     url: str # Where it comes from
     read: Callable[[str|Path], pd.DataFrame] # Its reader
 
-_FSD = DatasetInfo("fsdkaggle2018", "FSDKaggle2018", ("FSDKaggle2018",), ("FSDKaggle2018.meta", "train_post_competition.csv", "audio_train"),
+_FSD = DatasetInfo(
+    "fsdkaggle2018",
+    "FSDKaggle2018",
+    ("FSDKaggle2018",),
+    ("FSDKaggle2018.meta", "train_post_competition.csv", "audio_train"),
     "CC BY 3.0 or CC0 1.0, per clip (three clips CC BY-NC)",
     "E. Fonseca et al., General-purpose tagging of Freesound audio with AudioSet labels: task description, dataset, and baseline, DCASE Workshop 2018",
-    "https://doi.org/10.5281/zenodo.2552860", read_fsdkaggle2018)
+    "https://doi.org/10.5281/zenodo.2552860",
+    read_fsdkaggle2018,
+)
 _URBAN = DatasetInfo("urbansound8k", "UrbanSound8K", ("UrbanSound8K",), ("metadata/UrbanSound8K.csv",), "CC BY-NC 3.0",
     "J. Salamon, C. Jacoby and J. P. Bello, A dataset and taxonomy for urban sound research, ACM Multimedia 2014",
     "https://doi.org/10.5281/zenodo.1203745", read_urbansound8k)
-_ESC = DatasetInfo("esc50", "ESC-50", ("ESC-50", "ESC-50-master"), ("meta/esc50.csv",), "CC BY-NC 3.0 (ESC-10: CC BY 3.0)",
+_ESC = DatasetInfo(
+    "esc50",
+    "ESC-50",
+    ("ESC-50", "ESC-50-master"),
+    ("meta/esc50.csv",),
+    "CC BY-NC 3.0 (ESC-10: CC BY 3.0)",
     "K. J. Piczak, ESC: dataset for environmental sound classification, ACM Multimedia 2015",
-    "https://github.com/karolpiczak/ESC-50", read_esc50)
+    "https://github.com/karolpiczak/ESC-50",
+    read_esc50,
+)
+
 
 def _synthetic(info: DatasetInfo) -> DatasetInfo:
     "The same layout, filled by this library"
-    return info._replace(name=f"synthetic-{info.name}", title=f"Synthetic clips in the form of {info.title}", markers=(),
-        folders=tuple(f"synthetic/{f}" for f in info.folders), licence="CC0 1.0", citation="audiotag.synthetic", url="")
+    return info._replace(
+        name=f"synthetic-{info.name}",
+        title=f"Synthetic clips in the form of {info.title}",
+        markers=(),
+        folders=tuple(f"synthetic/{f}" for f in info.folders),
+        licence="CC0 1.0",
+        citation="audiotag.synthetic",
+        url="",
+    )
+
 
 DATASETS = {info.name: info for info in (_FSD, _URBAN, _ESC, _synthetic(_FSD), _synthetic(_URBAN))}
 
@@ -320,7 +472,10 @@ def _read_known(info: DatasetInfo, data: Path) -> pd.DataFrame:
     folder = next((data/f for f in info.folders if (data/f).is_dir()), None)
     if folder: return info.read(folder)
     command = "synthetic" if info.name.startswith("synthetic") else info.name
-    raise DatasetError(f"{info.title} is not below {data}: get it with `audiotag data {command}`, or say with --data where it lies")
+    raise DatasetError(
+        f"{info.title} is not below {data}: get it with `audiotag data {command}`, or say with --data where it lies"
+    )
+
 
 def read_dataset(name_or_path: str|Path, # One of `DATASETS`, a folder, or a CSV
     data: str|Path = "data" # Where the named sets lie
@@ -329,7 +484,8 @@ def read_dataset(name_or_path: str|Path, # One of `DATASETS`, a folder, or a CSV
     if info := DATASETS.get(str(name_or_path).lower()): return _read_known(info, Path(data))
     path = Path(name_or_path)
     if path.is_file(): return read_csv(path)
-    if not path.is_dir(): raise DatasetError(f"{name_or_path} is no data set, folder or CSV: use {', '.join(DATASETS)}, or a path")
+    if not path.is_dir():
+        raise DatasetError(f"{name_or_path} is no data set, folder or CSV: use {', '.join(DATASETS)}, or a path")
     if info := _recognised(path): return info.read(path)
     inside = [p.name for p in sorted(path.iterdir()) if p.is_dir() and _recognised(p)]
     if inside: raise DatasetError(f"{path} holds {' and '.join(inside)}: name one of these folders")
@@ -338,13 +494,21 @@ def read_dataset(name_or_path: str|Path, # One of `DATASETS`, a folder, or a CSV
 # %% ../nbs/06_datasets.ipynb #1f6674fb
 def _groups(table: pd.DataFrame, ways: int, seed: int) -> pd.DataFrame:
     "One row a source, dealt within its stratum (the label and verification of most of its clips) into `ways` columns, large ones first"
-    counts = table.groupby(["source_id", "label", "verified"], sort=True, observed=True).size().rename("clips").reset_index()
+    counts = (
+        table.groupby(["source_id", "label", "verified"], sort=True, observed=True).size().rename("clips").reset_index()
+    )
     counts["size"] = counts.groupby("source_id")["clips"].transform("sum")
-    groups = counts.sort_values("clips", ascending=False, kind="stable").drop_duplicates("source_id").sort_values("source_id")
+    groups = (
+        counts.sort_values("clips", ascending=False, kind="stable")
+        .drop_duplicates("source_id")
+        .sort_values("source_id")
+    )
     groups = groups.sample(frac=1, random_state=seed).sort_values("size", ascending=False, kind="stable")
     groups = groups.assign(stratum=groups.groupby(["label", "verified"], observed=True).ngroup())
     turn, seat = np.divmod(groups.groupby("stratum").cumcount().to_numpy(), ways)
-    groups["column"] = np.where(turn % 2, ways-1-seat, seat) # there and back, so that no column always gets the larger one
+    groups["column"] = np.where(
+        turn % 2, ways - 1 - seat, seat
+    )  # there and back, so that no column always gets the larger one
     return groups.sort_values(["stratum", "column"], kind="stable").set_index("source_id")
 
 def _cut(groups: pd.DataFrame, fractions: list[float]) -> pd.Series:
@@ -359,7 +523,9 @@ def _fill(groups: pd.DataFrame, part: pd.Series, wanted: list[int]) -> pd.Series
     for number in wanted:
         lacking = ~(part == number).groupby(groups.label).transform("any")
         spare = groups.label[lacking & (part == 0)]
-        part[spare.index[spare.duplicated(keep="first") & ~spare.duplicated(keep="last")]] = number # the last of two or more
+        part[spare.index[spare.duplicated(keep="first") & ~spare.duplicated(keep="last")]] = (
+            number  # the last of two or more
+        )
     return part
 
 def assign_splits(table: pd.DataFrame, # The table of clips
@@ -370,7 +536,8 @@ def assign_splits(table: pd.DataFrame, # The table of clips
     "Split by source, balanced by label; by whole folds where the table has them; an official test set stays as it is"
     free = table.split != "test"
     parts, names = [1-valid-test, test, valid], np.array(["train", "test", "valid"])
-    if min(parts) < 0: raise ValueError(f"valid {valid} and test {test} leave nothing to train on: they must sum to less than 1")
+    if min(parts) < 0:
+        raise ValueError(f"valid {valid} and test {test} leave nothing to train on: they must sum to less than 1")
     folds = table.fold[free]
     if folds.notna().all() and folds.nunique() > 1:
         order = np.sort(folds.unique().astype(int))
@@ -404,5 +571,6 @@ def drop_rare_labels(table: pd.DataFrame, # The table of clips
     rare = sorted(set(labels.explode().dropna())-set(counts.index[counts >= n]))
     kept = table[labels.map(set(rare).isdisjoint).astype(bool)].reset_index(drop=True)
     if kept.empty: raise DatasetError(f"no label has {n} clips, the most has {counts.max()}: ask for fewer")
-    if report := table.attrs.get("report"): kept.attrs["report"] = report._replace(clips=len(kept), dropped_labels=report.dropped_labels+tuple(rare))
+    if report := table.attrs.get("report"):
+        kept.attrs["report"] = report._replace(clips=len(kept), dropped_labels=report.dropped_labels + tuple(rare))
     return kept

@@ -62,8 +62,14 @@ def _retry(name: str, attempt: Callable[[], T], tell: Callable[[str], None], siz
         try: return attempt()
         except _TransientError as fault:
             failures = 1 if size() > before else failures+1
-            if failures > len(WAITS): raise DownloadError(f"{name}: {fault}, {failures} times in a row: try again later, what has arrived is kept") from None
-            if fault.wait > LONGEST_WAIT: raise DownloadError(f"{name}: {fault} and asks to wait {fault.wait:.0f} s: try again then, what has arrived is kept") from None
+            if failures > len(WAITS):
+                raise DownloadError(
+                    f"{name}: {fault}, {failures} times in a row: try again later, what has arrived is kept"
+                ) from None
+            if fault.wait > LONGEST_WAIT:
+                raise DownloadError(
+                    f"{name}: {fault} and asks to wait {fault.wait:.0f} s: try again then, what has arrived is kept"
+                ) from None
             wait = max(fault.wait, WAITS[failures-1]*random.uniform(.8, 1))
             tell(f"{fault}; again in {wait:.0f} s")
             time.sleep(wait)
@@ -83,11 +89,18 @@ def _request(url: str, method: str = "GET", **headers: str) -> requests.Response
     "An open answer whose content hasn't been read; raises `_TransientError` or `DownloadError`"
     host = _host(url)
     headers = {"Accept-Encoding": "identity", "User-Agent": "audiotag"} | headers
-    try: response = requests.request(method, url, headers=headers, stream=True, timeout=TIMEOUTS, allow_redirects=True)
-    except requests.Timeout: raise _TransientError(f"{host} did not answer within {TIMEOUTS[1]} s") from None
-    except requests.exceptions.SSLError: raise DownloadError(f"{host} shows a certificate that isn't trusted: check the address, and this machine's clock") from None
-    except requests.ConnectionError: raise _TransientError(f"{host} can't be reached, or hangs up") from None
-    except (requests.RequestException, ValueError) as e: raise DownloadError(f"{url} is no address to fetch from ({type(e).__name__}): check --mirror") from None
+    try:
+        response = requests.request(method, url, headers=headers, stream=True, timeout=TIMEOUTS, allow_redirects=True)
+    except requests.Timeout:
+        raise _TransientError(f"{host} did not answer within {TIMEOUTS[1]} s") from None
+    except requests.exceptions.SSLError:
+        raise DownloadError(
+            f"{host} shows a certificate that isn't trusted: check the address, and this machine's clock"
+        ) from None
+    except requests.ConnectionError:
+        raise _TransientError(f"{host} can't be reached, or hangs up") from None
+    except (requests.RequestException, ValueError) as e:
+        raise DownloadError(f"{url} is no address to fetch from ({type(e).__name__}): check --mirror") from None
     if response.status_code < 400 or response.status_code == 416: return response
     response.close()
     answer = f"{host} answers {response.status_code} {response.reason}"
@@ -99,11 +112,17 @@ def _request(url: str, method: str = "GET", **headers: str) -> requests.Response
 def disk_errors(where: Path # The file or folder that is written
     ) -> Iterator[None]:
     "Faults of the disk in words: raises `DownloadError` for an `OSError` inside"
-    try: yield
+    try:
+        yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DownloadError(f"the disk is full ({e.strerror}) while writing to {where}: free some space and run this again, it goes on from there") from None
-        raise DownloadError(f"{where} can't be written ({e.strerror or e}): check its permissions, or choose another --data") from None
+            raise DownloadError(
+                f"the disk is full ({e.strerror}) while writing to {where}: free some space and run this again, it goes on from there"
+            ) from None
+        raise DownloadError(
+            f"{where} can't be written ({e.strerror or e}): check its permissions, or choose another --data"
+        ) from None
+
 
 def _length(response: requests.Response) -> int|None:
     "How long the whole file is, or None if the server doesn't say"
@@ -119,7 +138,8 @@ class ResumingDownloader:
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
         "Fetch `url` whole; `part` stays as a second name of `output_file`, so that a kill while pooch verifies loses nothing"
-        with self._bar() as bar: _retry(self.part.stem, lambda: self._transfer(url, bar), bar.set_postfix_str, self.size)
+        with self._bar() as bar:
+            _retry(self.part.stem, lambda: self._transfer(url, bar), bar.set_postfix_str, self.size)
         with disk_errors(self.part.parent):
             os.remove(output_file)
             try: os.link(self.part, output_file)
@@ -132,7 +152,9 @@ class ResumingDownloader:
         for path in (self.part, self.note): path.unlink(missing_ok=True)
 
     def _bar(self) -> tqdm:
-        return tqdm(desc=self.part.stem, unit="B", unit_scale=True, disable=None if self.progress else True, file=sys.stderr)
+        return tqdm(
+            desc=self.part.stem, unit="B", unit_scale=True, disable=None if self.progress else True, file=sys.stderr
+        )
 
     def _noted(self) -> dict:
         "What is known about the part; without it the part is worthless"
@@ -175,9 +197,12 @@ class ResumingDownloader:
 def _blocks(response: requests.Response) -> Iterator[bytes]:
     "The content as it is on the wire; raises `_TransientError` where it breaks off"
     host = _host(response.url)
-    try: yield from response.raw.stream(1 << 16, decode_content=False)
-    except urllib3.exceptions.ReadTimeoutError: raise _TransientError(f"{host} sent nothing for {TIMEOUTS[1]} s") from None
-    except (urllib3.exceptions.HTTPError, OSError): raise _TransientError(f"{host} broke off the transfer") from None
+    try:
+        yield from response.raw.stream(1 << 16, decode_content=False)
+    except urllib3.exceptions.ReadTimeoutError:
+        raise _TransientError(f"{host} sent nothing for {TIMEOUTS[1]} s") from None
+    except (urllib3.exceptions.HTTPError, OSError):
+        raise _TransientError(f"{host} broke off the transfer") from None
 
 # %% ../nbs/07_download.ipynb #04d2c9b8
 def read_text(url: str, # Of a file of some kB
@@ -229,19 +254,26 @@ def _members(archive: Path) -> Iterator[tuple[str, BinaryIO, float]]:
 def unpack(archive: Path, # A zip, or a tar packed in any way
     folder: Path, # Where to; must be there
     progress: bool = False # Show a bar on a terminal?
-    ) -> dict[str, int]: # Each file as seen from `folder`, and its bytes
+    ) -> dict[str, int]:  # Each file as seen from `folder`, and its bytes
     "Unpack plain files only, inside `folder` only, and no more than an archive of sounds can hold; raises `DownloadError`"
     written, left = {}, RATIO*archive.stat().st_size+SLACK
-    with tqdm(total=100, desc=f"{archive.name}: unpacking", unit="%", bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
-        disable=None if progress else True, file=sys.stderr) as bar:
+    with tqdm(
+        total=100,
+        desc=f"{archive.name}: unpacking",
+        unit="%",
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining} left",
+        disable=None if progress else True,
+        file=sys.stderr,
+    ) as bar:
         try:
             for name, file, share in _members(archive):
                 path = _safe(name, archive.name)
-                written[str(path)] = size = _write(file, folder/path, left, archive.name)
+                written[str(path)] = size = _write(file, folder / path, left, archive.name)
                 left -= size
-                bar.update(int(100*share)-bar.n)
-        except DownloadError: raise
-        except Exception as e: # noqa: BLE001 - zipfile, tarfile and what they call raise a dozen kinds over damaged bytes
+                bar.update(int(100 * share) - bar.n)
+        except DownloadError:
+            raise
+        except Exception as e:  # noqa: BLE001 - zipfile, tarfile and what they call raise a dozen kinds over damaged bytes
             why = (str(e) or type(e).__name__).splitlines()[0][:80].rstrip(":")
             raise DownloadError(f"{archive.name} is damaged ({why}): get it from another place") from None
     return written
@@ -258,7 +290,10 @@ def _write(file: BinaryIO, path: Path, most: int, archive: str) -> int:
     with disk_errors(path), open(path, "xb", buffering=0) as out:
         for block in _member_blocks(file):
             size += len(block)
-            if size > most: raise DownloadError(f"{archive} unpacks to over {RATIO} times its size, as no archive of sounds does: don't use it")
+            if size > most:
+                raise DownloadError(
+                    f"{archive} unpacks to over {RATIO} times its size, as no archive of sounds does: don't use it"
+                )
             out.write(block)
     return size
 
@@ -273,12 +308,19 @@ def verify_contents(root: Path, # Unpacked files
     holds: tuple[str, ...] # Folders of which no file may be missing
     ) -> None:
     "Compare each unpacked file with its git name; raises `DownloadError` where one differs"
-    try: listed = {entry["path"]: entry["sha"] for entry in json.loads(listing)["tree"] if entry["type"] == "blob"}
-    except (ValueError, KeyError, TypeError): raise DownloadError(f"{root.name}: GitHub's list of its files can't be read: try again later, or use a --mirror") from None
+    try:
+        listed = {entry["path"]: entry["sha"] for entry in json.loads(listing)["tree"] if entry["type"] == "blob"}
+    except (ValueError, KeyError, TypeError):
+        raise DownloadError(
+            f"{root.name}: GitHub's list of its files can't be read: try again later, or use a --mirror"
+        ) from None
     found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     needed = {path for path in listed if path.startswith(tuple(f"{h}/" for h in holds))}
     wrong = sorted(needed.difference(found).union(path for path in found if _blob(found[path]) != listed.get(path)))
-    if wrong: raise DownloadError(f"the archive differs from its commit in {len(wrong)} files ({wrong[0]}, ...): fetch it again, or use a --mirror")
+    if wrong:
+        raise DownloadError(
+            f"the archive differs from its commit in {len(wrong)} files ({wrong[0]}, ...): fetch it again, or use a --mirror"
+        )
 
 # %% ../nbs/07_download.ipynb #54fc97b9
 ESC_COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6" # the head of master in November 2025
@@ -301,16 +343,39 @@ class Origin(NamedTuple):
 def _zenodo(record: int, holds: tuple[str, ...], md5: dict[str, str], by_hand: tuple[str, ...] = ()) -> Origin:
     "A record of Zenodo and the md5 of its files"
     url = f"https://zenodo.org/records/{record}/files/%s?download=1"
-    return Origin(tuple(Archive(name, url % name, f"md5:{known}") for name, known in md5.items()), holds, f"10.5281/zenodo.{record}", by_hand)
+    return Origin(
+        tuple(Archive(name, url % name, f"md5:{known}") for name, known in md5.items()),
+        holds,
+        f"10.5281/zenodo.{record}",
+        by_hand,
+    )
+
 
 REGISTRY = {
-    "fsdkaggle2018": _zenodo(2552860, ("FSDKaggle2018.meta", "FSDKaggle2018.audio_train", "FSDKaggle2018.audio_test"), {
-        "FSDKaggle2018.meta.zip": "f16828ac8be0e5285b9175a12f90d784", "FSDKaggle2018.doc.zip": "4f2d1ac88f33a62f9db3108b269ee1b7",
-        "FSDKaggle2018.audio_test.zip": "f85c8665c3fc39311ea1b748e194a81d", "FSDKaggle2018.audio_train.zip": "a8b47ff4b52022c178f88fa5c6f080d0"},
-        by_hand=("audio_train.zip", "audio_test.zip")), # as Kaggle has them
-    "urbansound8k": _zenodo(1203745, ("audio", "metadata"), {"UrbanSound8K.tar.gz": "9aa69802bbf37fb986f71ec1483a196e"}),
-    "esc50": Origin((Archive("ESC-50-master.zip", f"https://github.com/karolpiczak/ESC-50/archive/{ESC_COMMIT}.zip", size=646_000_000),), ("audio", "meta"),
-        listing=f"https://api.github.com/repos/karolpiczak/ESC-50/git/trees/{ESC_COMMIT}?recursive=1")}
+    "fsdkaggle2018": _zenodo(
+        2552860,
+        ("FSDKaggle2018.meta", "FSDKaggle2018.audio_train", "FSDKaggle2018.audio_test"),
+        {
+            "FSDKaggle2018.meta.zip": "f16828ac8be0e5285b9175a12f90d784",
+            "FSDKaggle2018.doc.zip": "4f2d1ac88f33a62f9db3108b269ee1b7",
+            "FSDKaggle2018.audio_test.zip": "f85c8665c3fc39311ea1b748e194a81d",
+            "FSDKaggle2018.audio_train.zip": "a8b47ff4b52022c178f88fa5c6f080d0",
+        },
+        by_hand=("audio_train.zip", "audio_test.zip"),
+    ),  # as Kaggle has them
+    "urbansound8k": _zenodo(
+        1203745, ("audio", "metadata"), {"UrbanSound8K.tar.gz": "9aa69802bbf37fb986f71ec1483a196e"}
+    ),
+    "esc50": Origin(
+        (
+            Archive(
+                "ESC-50-master.zip", f"https://github.com/karolpiczak/ESC-50/archive/{ESC_COMMIT}.zip", size=646_000_000
+            ),
+        ),
+        ("audio", "meta"),
+        listing=f"https://api.github.com/repos/karolpiczak/ESC-50/git/trees/{ESC_COMMIT}?recursive=1",
+    ),
+}
 
 # %% ../nbs/07_download.ipynb #1307839d
 def read_checksums(text: str # Lines of `HASH  NAME`, as md5sum, sha1sum, sha256sum and sha512sum print them
@@ -321,7 +386,9 @@ def read_checksums(text: str # Lines of `HASH  NAME`, as md5sum, sha1sum, sha256
         known, _, name = line.strip().partition(" ")
         if line.startswith("#"): continue
         if len(known) not in kinds or not name.strip() or set(known.lower())-set("0123456789abcdef"):
-            raise DownloadError(f"checksums.txt has the line {line[:60]!r}: each must be a checksum, two spaces and a file name")
+            raise DownloadError(
+                f"checksums.txt has the line {line[:60]!r}: each must be a checksum, two spaces and a file name"
+            )
         found[name.strip().lstrip("*").removeprefix("./")] = f"{kinds[len(known)]}:{known.lower()}"
     return found
 
@@ -338,11 +405,15 @@ def _sums(name: str, mirror: str|None, tell: Callable[[str], None]) -> dict[str,
     frozen = {a.name: a.checksum for a in origin.archives}
     if mirror:
         listed = read_checksums(read_text(f"{mirror}/checksums.txt", tell))
-        if lacking := [n for n in frozen if n not in listed]: raise DownloadError(f"checksums.txt of the mirror lists no {' and no '.join(lacking)}: add a line for it")
+        if lacking := [n for n in frozen if n not in listed]:
+            raise DownloadError(f"checksums.txt of the mirror lists no {' and no '.join(lacking)}: add a line for it")
         return {n: listed[n] for n in frozen}
     record = _record(origin.doi) if origin.doi else {}
     for n, known in frozen.items():
-        if record.get(n, known) != known: raise DownloadError(f"{n}: its record says {record[n]} and audiotag {known}: update audiotag, or report this")
+        if record.get(n, known) != known:
+            raise DownloadError(
+                f"{n}: its record says {record[n]} and audiotag {known}: update audiotag, or report this"
+            )
     return frozen
 
 # %% ../nbs/07_download.ipynb #ac319f39
@@ -352,7 +423,9 @@ def _lacking(folder: Path, name: str) -> tuple[int, int]|None:
     "How many files the marker, or else the set's own table, lists, and how many of them aren't there; None for an empty folder"
     if (folder/MARKER).exists():
         files = json.loads((folder/MARKER).read_text())["files"]
-        return len(files), sum(not (folder/f).is_file() or (folder/f).stat().st_size != size for f, size in files.items())
+        return len(files), sum(
+            not (folder / f).is_file() or (folder / f).stat().st_size != size for f, size in files.items()
+        )
     if not folder.is_dir() or not any(folder.iterdir()): return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DatasetWarning)
@@ -362,10 +435,18 @@ def _lacking(folder: Path, name: str) -> tuple[int, int]|None:
 def _present(name: str, data: Path) -> Path|None:
     "The folder of a data set that is all there, or None where there is nothing; raises `DownloadError` for one that isn't whole"
     for folder in (data/f for f in DATASETS[name].folders):
-        try: files = _lacking(folder, name)
-        except (DatasetError, ValueError, KeyError) as e: raise DownloadError(f"{folder} is there, but can't be read as {DATASETS[name].title} ({e}): move it away and run this again") from None
+        try:
+            files = _lacking(folder, name)
+        except (DatasetError, ValueError, KeyError) as e:
+            raise DownloadError(
+                f"{folder} is there, but can't be read as {DATASETS[name].title} ({e}): move it away and run this again"
+            ) from None
         if files and not files[1]: return folder
-        if files: raise DownloadError(f"{folder} lacks {files[1]} of its {files[0]} files: put them there, or move the folder away and run this again")
+        if files:
+            raise DownloadError(
+                f"{folder} lacks {files[1]} of its {files[0]} files: put them there, or move the folder away and run this again"
+            )
+
 
 def _packed_by_hand(name: str, data: Path) -> list[Path]:
     "Zips of the data set that a person put into its folder, and that aren't unpacked there"
@@ -386,7 +467,11 @@ UNPACKED = 1.5 # bytes on disk for one in the archive, at most, for the check be
 def _check_disk(title: str, data: Path, archives: int, here: int) -> None:
     "Raise `DownloadError` where the archives and what comes out of them won't fit"
     need, free = (1+UNPACKED)*archives-here, shutil.disk_usage(data).free
-    if need > free: raise DownloadError(f"{title} needs {need/1e9:.2f} GB in {data} (archives {archives/1e9:.2f} GB, the rest for what they hold) and {free/1e9:.2f} GB are free: free some, or choose another --data")
+    if need > free:
+        raise DownloadError(
+            f"{title} needs {need / 1e9:.2f} GB in {data} (archives {archives / 1e9:.2f} GB, the rest for what they hold) and {free / 1e9:.2f} GB are free: free some, or choose another --data"
+        )
+
 
 def _fetch(archive: Archive, url: str, checksum: str|None, work: Path, progress: bool) -> Path:
     "The verified archive; a wrong sum after a resumed transfer gets one more try from the start; raises `DownloadError`"
@@ -396,9 +481,12 @@ def _fetch(archive: Archive, url: str, checksum: str|None, work: Path, progress:
         try:
             with disk_errors(work): pooch.retrieve(url, checksum, archive.name, work, downloader=downloader)
             break
-        except ValueError: # pooch's word for a wrong checksum
+        except ValueError:  # pooch's word for a wrong checksum
             downloader.forget()
-            if not resumed: raise DownloadError(f"{archive.name} arrived whole, but not with the checksum {checksum}: the server has other bytes, try another --mirror") from None
+            if not resumed:
+                raise DownloadError(
+                    f"{archive.name} arrived whole, but not with the checksum {checksum}: the server has other bytes, try another --mirror"
+                ) from None
     downloader.forget()
     return work/archive.name
 
@@ -407,14 +495,20 @@ def _build(name: str, files: list[Path], work: Path, listing: str|None, progress
     origin, tree = REGISTRY[name], Path(tempfile.mkdtemp(dir=work, prefix="tree-"))
     for file in files: unpack(file, tree, progress)
     root = next((r for r in (tree, *sorted(tree.iterdir())) if all((r/h).exists() for h in origin.holds)), None)
-    if root is None: raise DownloadError(f"{files[0].name} holds no {' and '.join(origin.holds)}: it is not {DATASETS[name].title}")
+    if root is None:
+        raise DownloadError(f"{files[0].name} holds no {' and '.join(origin.holds)}: it is not {DATASETS[name].title}")
     if listing: verify_contents(root, listing, origin.holds)
     listed = {p.relative_to(root).as_posix(): p.stat().st_size for p in sorted(root.rglob("*")) if p.is_file()}
-    with disk_errors(root): (root/MARKER).write_text(json.dumps({"name": name, "archives": [f.name for f in files], "files": listed}, indent=1))
+    with disk_errors(root):
+        (root / MARKER).write_text(
+            json.dumps({"name": name, "archives": [f.name for f in files], "files": listed}, indent=1)
+        )
     return root
 
 # %% ../nbs/07_download.ipynb #a3cc3184
-def _teller(progress: bool) -> Callable[[str], None]: return lambda text: print(text, file=sys.stderr) if progress else None
+def _teller(progress: bool) -> Callable[[str], None]:
+    return lambda text: print(text, file=sys.stderr) if progress else None
+
 
 def _get(name: str, data: Path, work: Path, mirror: str|None, keep_archives: bool, progress: bool) -> Path:
     "Fetch, verify, unpack, rename; the caller holds the lock"
@@ -424,8 +518,13 @@ def _get(name: str, data: Path, work: Path, mirror: str|None, keep_archives: boo
     listing = read_text(origin.listing, tell) if origin.listing and not mirror else None
     _clear(work)
     _adopt(sums, data, work)
-    sizes = {a: (work/a.name).stat().st_size if (work/a.name).exists() else remote_size(url, tell) or a.size for a, url in urls.items()}
-    tell(f"{info.title}: {sum(sizes.values())/1e9:.2f} GB from {urlsplit(next(iter(urls.values()))).netloc}\nlicence: {info.licence}\ncite: {info.citation}")
+    sizes = {
+        a: (work / a.name).stat().st_size if (work / a.name).exists() else remote_size(url, tell) or a.size
+        for a, url in urls.items()
+    }
+    tell(
+        f"{info.title}: {sum(sizes.values()) / 1e9:.2f} GB from {urlsplit(next(iter(urls.values()))).netloc}\nlicence: {info.licence}\ncite: {info.citation}"
+    )
     _check_disk(info.title, data, sum(sizes.values()), sum(p.stat().st_size for p in work.iterdir()))
     files = [_fetch(a, url, sums[a.name], work, progress) for a, url in urls.items()]
     try: root = _build(name, files, work, listing, progress)
@@ -483,15 +582,19 @@ def download(name: str, # One of `REGISTRY`: fsdkaggle2018, urbansound8k or esc5
     mirror: str|None = None, # Address of a server with the same archives and a checksums.txt; AUDIOTAG_MIRROR if None
     keep_archives: bool = False, # Keep the archives in data/archives?
     progress: bool = True # Say what happens on stderr, with a bar on a terminal?
-    ) -> Path: # The data set's folder
+    ) -> Path:  # The data set's folder
     "Fetch, verify and unpack a published data set, or find it there; can be stopped at any moment and run again; raises `DownloadError`"
     if name not in REGISTRY: raise DownloadError(f"{name} is not a data set to fetch: use {', '.join(REGISTRY)}")
     data, mirror = Path(data), (mirror or os.environ.get("AUDIOTAG_MIRROR", "")).rstrip("/") or None
-    if mirror and not re.match(r"https?://[\w.-]", mirror): raise DownloadError(f"mirror {mirror} is no address: it must begin with http:// or https://")
+    if mirror and not re.match(r"https?://[\w.-]", mirror):
+        raise DownloadError(f"mirror {mirror} is no address: it must begin with http:// or https://")
     pooch.get_logger().setLevel("ERROR")
     with disk_errors(data):
         data.mkdir(parents=True, exist_ok=True)
-        if not (_packed_by_hand(name, data) or (data/f".{name}-download").exists()) and (found := _present(name, data)): return found
+        if not (_packed_by_hand(name, data) or (data / f".{name}-download").exists()) and (
+            found := _present(name, data)
+        ):
+            return found
         with _alone(name, data, _teller(progress)) as work:
             _unpack_by_hand(_packed_by_hand(name, data), work, progress)
             return _present(name, data) or _get(name, data, work, mirror, keep_archives, progress)

@@ -52,7 +52,11 @@ def reliability(
     "What the model stated, and what came true"
     top, right = probs.max(1), probs.argmax(1) == targets
     which = np.minimum((top * bins).astype(int), bins - 1)
-    return [Bin(float(top[which == i].mean()), float(right[which == i].mean()), int((which == i).sum())) for i in np.unique(which)]
+    return [
+        Bin(float(top[which == i].mean()), float(right[which == i].mean()), int((which == i).sum()))
+        for i in np.unique(which)
+    ]
+
 
 def plot_reliability(
     before: list[Bin],  # without temperature
@@ -64,9 +68,19 @@ def plot_reliability(
     ax = ax or plt.subplots(figsize=(4, 3.6), layout="constrained")[1]
     ax.plot([0, 1], [0, 1], color="grey", lw=0.8)
     clips = sum(b.clips for b in after)
-    for found, name, style in ((before, "before", {"facecolors": "none", "edgecolors": "C1"}), (after, "after", {"color": "C0"})):
+    for found, name, style in (
+        (before, "before", {"facecolors": "none", "edgecolors": "C1"}),
+        (after, "after", {"color": "C0"}),
+    ):
         ax.plot([b.stated for b in found], [b.right for b in found], color="C0" if found is after else "C1", lw=1)
-        ax.scatter([b.stated for b in found], [b.right for b in found], [15 + 500 * b.clips / clips for b in found], label=f"{name} temperature", alpha=0.8, **style)
+        ax.scatter(
+            [b.stated for b in found],
+            [b.right for b in found],
+            [15 + 500 * b.clips / clips for b in found],
+            label=f"{name} temperature",
+            alpha=0.8,
+            **style,
+        )
     ax.set(xlabel="stated probability", ylabel="share that was right", xlim=(0, 1.02), ylim=(-0.02, 1.02))
     ax.legend(markerscale=0.5)
     return ax
@@ -82,8 +96,15 @@ def reliability_svg(
     def line(found: Sequence[Bin], kind: str) -> str:
         dot = "<circle class={} cx={:.1f} cy={:.1f} r={:.1f}><title>{} clips: stated {:.2f}, right {:.2f}</title></circle>"
         path = " ".join(f"{x(b.stated):.1f},{y(b.right):.1f}" for b in found)
-        return f"<polyline class={kind} points='{path}'/>" + "".join(dot.format(kind, x(b.stated), y(b.right), 2.5 + 14 * (b.clips / clips) ** 0.5, b.clips, b.stated, b.right) for b in found)
-    ticks = "".join(f"<text x={x(t):.0f} y=330 text-anchor=middle>{t:g}</text><text x=40 y={y(t) + 4:.0f} text-anchor=end>{t:g}</text><path class=grid d='M{x(t):.0f} 312V12M48 {y(t):.0f}H348'/>" for t in (0, 0.2, 0.4, 0.6, 0.8, 1))
+        return f"<polyline class={kind} points='{path}'/>" + "".join(
+            dot.format(kind, x(b.stated), y(b.right), 2.5 + 14 * (b.clips / clips) ** 0.5, b.clips, b.stated, b.right)
+            for b in found
+        )
+
+    ticks = "".join(
+        f"<text x={x(t):.0f} y=330 text-anchor=middle>{t:g}</text><text x=40 y={y(t) + 4:.0f} text-anchor=end>{t:g}</text><path class=grid d='M{x(t):.0f} 312V12M48 {y(t):.0f}H348'/>"
+        for t in (0, 0.2, 0.4, 0.6, 0.8, 1)
+    )
     words = "<text x=198 y=350 text-anchor=middle>stated probability</text><text transform='translate(12 162) rotate(-90)' text-anchor=middle>share that was right</text>"
     key = "<circle class=before cx=64 cy=26 r=6 /><text x=76 y=30>before temperature</text><circle class=after cx=64 cy=46 r=6 /><text x=76 y=50>after</text>"
     return f"<svg class=reliability viewBox='0 0 360 356' role=img aria-label='Reliability diagram'>{ticks}<path class=diagonal d='M48 312L348 12'/>{line(before, 'before')}{line(after, 'after')}{words}{key}</svg>"
@@ -101,7 +122,8 @@ def plot_confusion(
     tint = 0.55 * np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
     for part, colours in ((np.eye(n, dtype=bool), "Blues"), (~np.eye(n, dtype=bool), "Reds")):
         ax.imshow(np.where(part & (counts > 0), tint, np.nan), cmap=colours, vmin=0, vmax=1, aspect="auto")
-    for true, given in np.argwhere(counts): ax.text(given, true, counts[true, given], ha="center", va="center", fontsize=7)
+    for true, given in np.argwhere(counts):
+        ax.text(given, true, counts[true, given], ha="center", va="center", fontsize=7)
     ax.set_xticks(range(n), labels, rotation=90, fontsize=7)
     ax.set_yticks(range(n), labels, fontsize=7)
     ax.set_xticks(np.arange(n + 1) - 0.5, minor=True)
@@ -118,6 +140,7 @@ def _cell(true: str, given: str, clips: int, of: int) -> str:
     told = f"{clips} of {of} clips of {true}: " + ("right" if true == given else f"taken for {given}")
     return f"<td class={'r' if true == given else 'w'} style='--s:{100 * (clips / of) ** 0.5:.0f}' title='{escape(told)}'>{clips}</td>"
 
+
 def confusion_table(
     counts: np.ndarray,  # (true, given) clips
     labels: Sequence[str],
@@ -128,8 +151,15 @@ def confusion_table(
     busy = np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")
     shown = sorted(i for i in busy[:most] if counts[i].any() or counts[:, i].any())
     head = "".join(f"<th scope=col><span>{escape(labels[i])}</span></th>" for i in shown)
-    rows = (f"<tr><th scope=row>{escape(labels[a])}</th>{''.join(_cell(labels[a], labels[b], int(counts[a, b]), int(counts[a].sum())) for b in shown)}</tr>" for a in shown)
-    left = f"<p>Shown are the {len(shown)} labels with most mistakes, of {len(labels)}.</p>" if len(shown) == most < len(labels) else ""
+    rows = (
+        f"<tr><th scope=row>{escape(labels[a])}</th>{''.join(_cell(labels[a], labels[b], int(counts[a, b]), int(counts[a].sum())) for b in shown)}</tr>"
+        for a in shown
+    )
+    left = (
+        f"<p>Shown are the {len(shown)} labels with most mistakes, of {len(labels)}.</p>"
+        if len(shown) == most < len(labels)
+        else ""
+    )
     return f"{left}<div class='scroll tall' tabindex=0 role=region aria-label='Confusion matrix'><table class=confusion><thead><tr><td class=corner>true ↓ given →</td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 # %% ../nbs/25_evaluation.ipynb #c03fff41
@@ -141,32 +171,57 @@ MEANING = {
     "log_loss": "nats; lower is better",
     "calibration_error": "distance between stated probability and truth, debiased; 0 is best",
 }
-NAMES = {"accuracy": "Accuracy", "map3": "MAP@3", "lwlrap": "lwlrap", "macro_f1": "Macro F1", "log_loss": "Log loss", "calibration_error": "Calibration error"}
+NAMES = {
+    "accuracy": "Accuracy",
+    "map3": "MAP@3",
+    "lwlrap": "lwlrap",
+    "macro_f1": "Macro F1",
+    "log_loss": "Log loss",
+    "calibration_error": "Calibration error",
+}
+
 
 def _bar(share: float | None) -> str:
     "A cell with a number and a bar, or with a dash"
-    return "<td class=n>–</td>" if share is None else f"<td class='n bar' style='--s:{100 * share:.0f}'>{share:.2f}</td>"
+    return (
+        "<td class=n>–</td>" if share is None else f"<td class='n bar' style='--s:{100 * share:.0f}'>{share:.2f}</td>"
+    )
+
 
 def _table(head: Sequence[str], rows: Sequence[str], name: str) -> str:
     columns = "".join(f"<th scope=col>{column}</th>" for column in head)
     return f"<div class='scroll wide' tabindex=0 role=region aria-label='{name}'><table><thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 
+
 def figures_table(found: "Evaluation") -> str:
     "The figures, their intervals, and what they mean"
     row = "<tr><th scope=row>{}</th><td class=n><strong>{:.3f}</strong></td><td class=n>{:.3f} to {:.3f}</td><td>{}</td></tr>"
-    rows = [row.format(NAMES[name], value, *found.intervals[name], MEANING[name]) for name, value in found.metrics.items()]
+    rows = [
+        row.format(NAMES[name], value, *found.intervals[name], MEANING[name]) for name, value in found.metrics.items()
+    ]
     return _table(("Figure", "Value", "95&nbsp;% interval", "Meaning"), rows, "Figures")
 
 def classes_table(found: "Evaluation") -> str:
     "A row for each label that has clips, the least found first, with what it is taken for"
-    there = sorted(((label, row) for label, row in found.per_class.items() if row["clips"]), key=lambda pair: pair[1]["recall"])
-    taken = {pair["true"]: f"{escape(pair['given'])} ({pair['clips']})" for pair in reversed(found.most_confused(len(found.labels) ** 2))}
-    rows = [f"<tr><th scope=row>{escape(label)}</th><td class=n>{row['clips']}</td>{_bar(row['recall'])}{_bar(row['precision'])}<td>{taken.get(label, '')}</td></tr>" for label, row in there]
+    there = sorted(
+        ((label, row) for label, row in found.per_class.items() if row["clips"]), key=lambda pair: pair[1]["recall"]
+    )
+    taken = {
+        pair["true"]: f"{escape(pair['given'])} ({pair['clips']})"
+        for pair in reversed(found.most_confused(len(found.labels) ** 2))
+    }
+    rows = [
+        f"<tr><th scope=row>{escape(label)}</th><td class=n>{row['clips']}</td>{_bar(row['recall'])}{_bar(row['precision'])}<td>{taken.get(label, '')}</td></tr>"
+        for label, row in there
+    ]
     return _table(("Label", "Clips", "Recall", "Precision", "Most often taken for"), rows, "Labels")
 
 def pairs_list(found: "Evaluation", top: int = 12) -> str:
     "The most frequent mistakes"
-    rows = [f"<li><strong>{pair['clips']}</strong> × {escape(pair['true'])} taken for {escape(pair['given'])} <small>({pair['share']:.0%} of its clips)</small></li>" for pair in found.most_confused(top)]
+    rows = [
+        f"<li><strong>{pair['clips']}</strong> × {escape(pair['true'])} taken for {escape(pair['given'])} <small>({pair['share']:.0%} of its clips)</small></li>"
+        for pair in found.most_confused(top)
+    ]
     return f"<ol class=pairs>{''.join(rows)}</ol>" if rows else "<p>There is no mistake.</p>"
 
 # %% ../nbs/25_evaluation.ipynb #e4f61e92
@@ -184,20 +239,31 @@ def relative_url(
     return url + (f"#t={part}" if part else "")
 
 def _guess(label: str, p: float, true: bool) -> str:
-    return f"<li class=bar style='--s:{100 * p:.0f}'>{escape(label)}{' ✓' if true else ''} <span>{percent(p)}</span></li>"
+    return (
+        f"<li class=bar style='--s:{100 * p:.0f}'>{escape(label)}{' ✓' if true else ''} <span>{percent(p)}</span></li>"
+    )
+
 
 def clip_card(found: "Evaluation", tagger: "Tagger", out: Path, clip: int) -> str:  # clip: its number
     "A clip: what it was called, what the model called it, how it looks and how it sounds"
     row = found.table.iloc[clip]
     samples = load_audio(row.path, tagger.sample_rate, row.start, row.end)
     seconds, guesses = len(samples) / tagger.sample_rate, found.top_predictions(clip)
-    picture = data_uri(colorize(tagger.spectrogram((samples, tagger.sample_rate), columns=min(100, 500 / seconds)), 500))
+    picture = data_uri(
+        colorize(tagger.spectrogram((samples, tagger.sample_rate), columns=min(100, 500 / seconds)), 500)
+    )
     tags = "".join(_guess(label, p, label == row.label) for label, p in guesses)
-    place = "" if row.label in dict(guesses) else f"<li>… {escape(row.label)} <span>{percent(found.probs[clip, found.targets[clip]])}</span></li>"
+    place = (
+        ""
+        if row.label in dict(guesses)
+        else f"<li>… {escape(row.label)} <span>{percent(found.probs[clip, found.targets[clip]])}</span></li>"
+    )
     name = escape(str(row.clip_id))
-    return (f"<article><h3>{escape(row.label)}</h3><p class=name>{name} · loss {found.losses[clip]:.2f}{'' if found.known[clip] else ' · “nothing I know”'}</p>"
-            f"<div class=chart><img alt='Spectrogram of {name}, {seconds:.1f} s' src='{picture}'>{hertz_axis(tagger.frequencies)}{seconds_axis(seconds)}</div>"
-            f"<ol>{tags}{place}</ol><audio controls preload=none aria-label='Play {name}' src='{escape(relative_url(row.path, out, row.start, row.end))}'></audio></article>")
+    return (
+        f"<article><h3>{escape(row.label)}</h3><p class=name>{name} · loss {found.losses[clip]:.2f}{'' if found.known[clip] else ' · “nothing I know”'}</p>"
+        f"<div class=chart><img alt='Spectrogram of {name}, {seconds:.1f} s' src='{picture}'>{hertz_axis(tagger.frequencies)}{seconds_axis(seconds)}</div>"
+        f"<ol>{tags}{place}</ol><audio controls preload=none aria-label='Play {name}' src='{escape(relative_url(row.path, out, row.start, row.end))}'></audio></article>"
+    )
 
 # %% ../nbs/25_evaluation.ipynb #3bbb8f1d
 STYLE = """
@@ -226,15 +292,22 @@ article ol { list-style: none; padding: 0; margin: .5rem 0 } article li { displa
 @media print { .tall { max-height: none } .scroll { overflow: visible } audio { display: none } }
 """
 
+
 def _section(title: str, *parts: str) -> str: return f"<section><h2>{title}</h2>{''.join(parts)}</section>"
 
 def _calibration(found: "Evaluation") -> str:
     "The section on calibration and rejection"
     told, temperature = found.to_dict(), found.config.get("temperature", 1.0)
-    words = (f"<p>Of the clips that the model is 80&nbsp;% sure of, 80&nbsp;% should be right: the dots should lie on the dashed line. Dividing the logits by the bundle's temperature, {temperature:.2f}, takes the calibration error from "
-             f"{told['before_temperature']['calibration_error']:.3f} to {told['calibration_error']:.3f} and the log loss from {told['before_temperature']['log_loss']:.3f} to {told['log_loss']:.3f}.</p>")
+    words = (
+        f"<p>Of the clips that the model is 80&nbsp;% sure of, 80&nbsp;% should be right: the dots should lie on the dashed line. Dividing the logits by the bundle's temperature, {temperature:.2f}, takes the calibration error from "
+        f"{told['before_temperature']['calibration_error']:.3f} to {told['calibration_error']:.3f} and the log loss from {told['before_temperature']['log_loss']:.3f} to {told['log_loss']:.3f}.</p>"
+    )
     rule = found.config.get("rejection")
-    rejected = f"<p>The bundle's threshold ({escape(rule['score'])} ≥ {rule['threshold']:g}) lets {found.known.mean():.1%} of these clips pass; the others are answered with “nothing I know”.</p>" if rule else "<p>The bundle has no threshold for sounds that it doesn't know.</p>"
+    rejected = (
+        f"<p>The bundle's threshold ({escape(rule['score'])} ≥ {rule['threshold']:g}) lets {found.known.mean():.1%} of these clips pass; the others are answered with “nothing I know”.</p>"
+        if rule
+        else "<p>The bundle has no threshold for sounds that it doesn't know.</p>"
+    )
     return _section("Is it as sure as it may be?", words, reliability_svg(*found.reliability), rejected)
 
 def render_page(
@@ -247,13 +320,31 @@ def render_page(
     name, recordings = escape(str(found.config.get("name", "A model"))), len(np.unique(found.sources))
     data = f" on {escape(found.dataset)}" if found.dataset else ""
     notes = "".join(f"<p class=note>{escape(text)}</p>" for text in found.warnings())
-    failed = _section("Clips that can't be used", "<ul>", *(f"<li>{escape(line)}</li>" for line in found.failed), "</ul>") if found.failed else ""
+    failed = (
+        _section("Clips that can't be used", "<ul>", *(f"<li>{escape(line)}</li>" for line in found.failed), "</ul>")
+        if found.failed
+        else ""
+    )
     cards = "".join(clip_card(found, tagger, out, int(clip)) for clip in found.top_losses[:worst])
-    body = [f"<h1>{name}{data}</h1><p>{len(found.table)} clips from {recordings} recordings, {len(found.labels)} labels. The intervals come from drawing recordings, not clips, so that ten clips of one recording count as one.</p>{notes}{figures_table(found)}",
-        _section("What does it take for what?", "<p>A row holds the clips of one label, a column those that were given it. Blue is right, red is wrong; the tint goes by the share of the row.</p>", confusion_table(found.counts, found.labels)),
-        _section("The most frequent mistakes", pairs_list(found)), _section("Label by label", classes_table(found)), _calibration(found),
-        _section("The clips that it gets most wrong", "<p>The model was sure, or the label is. Listen, and decide. ✓ marks the clip's label among the tags.</p>", f"<div class=clips>{cards}</div>"), failed]
+    body = [
+        f"<h1>{name}{data}</h1><p>{len(found.table)} clips from {recordings} recordings, {len(found.labels)} labels. The intervals come from drawing recordings, not clips, so that ten clips of one recording count as one.</p>{notes}{figures_table(found)}",
+        _section(
+            "What does it take for what?",
+            "<p>A row holds the clips of one label, a column those that were given it. Blue is right, red is wrong; the tint goes by the share of the row.</p>",
+            confusion_table(found.counts, found.labels),
+        ),
+        _section("The most frequent mistakes", pairs_list(found)),
+        _section("Label by label", classes_table(found)),
+        _calibration(found),
+        _section(
+            "The clips that it gets most wrong",
+            "<p>The model was sure, or the label is. Listen, and decide. ✓ marks the clip's label among the tags.</p>",
+            f"<div class=clips>{cards}</div>",
+        ),
+        failed,
+    ]
     return f"<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'><title>{name}{data}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>"
+
 
 def write_report(
     found: "Evaluation",
@@ -274,6 +365,7 @@ def _choices(table: pd.DataFrame) -> str:
     splits, folds = (table[column].dropna().unique().tolist() for column in ("split", "fold"))
     return f"there are split {', '.join(sorted(splits))} and {'fold ' + ', '.join(map(str, sorted(folds))) if folds else 'no folds'}"
 
+
 def select(
     table: pd.DataFrame,  # the table of clips
     split: str | None = None,  # train, valid or test; None: all
@@ -284,11 +376,22 @@ def select(
     if fold is not None: chosen = chosen[(chosen.fold == fold).fillna(False).astype(bool)]
     if chosen.empty:
         wanted = [f"{name} {value}" for name, value in (("split", split), ("fold", fold)) if value is not None]
-        raise EvaluationError(f"no clip is in {' and '.join(wanted)}: {_choices(table)}" if wanted else "the table holds no clips: check the data set")
+        raise EvaluationError(
+            f"no clip is in {' and '.join(wanted)}: {_choices(table)}"
+            if wanted
+            else "the table holds no clips: check the data set"
+        )
     return chosen
 
 # %% ../nbs/25_evaluation.ipynb #e074a86a
-METRICS = {"accuracy": accuracy, "map3": map_at_k, "lwlrap": lwlrap, "macro_f1": macro_f1, "log_loss": log_loss, "calibration_error": calibration_error}
+METRICS = {
+    "accuracy": accuracy,
+    "map3": map_at_k,
+    "lwlrap": lwlrap,
+    "macro_f1": macro_f1,
+    "log_loss": log_loss,
+    "calibration_error": calibration_error,
+}
 MEANS = ("accuracy", "map3", "lwlrap", "log_loss")  # over clips
 
 def intervals(
@@ -298,7 +401,10 @@ def intervals(
     draws: int = 1000,
 ) -> dict[str, tuple[float, float]]:  # low and high by metric
     "A 95 % interval for each of `METRICS`, from drawing sources with replacement"
-    def alone(metric) -> np.ndarray: return np.array([metric(p[None], t[None]) for p, t in zip(probs, targets)])[:, None]
+
+    def alone(metric) -> np.ndarray:
+        return np.array([metric(p[None], t[None]) for p, t in zip(probs, targets)])[:, None]
+
     def mean(values: np.ndarray, _) -> float: return values.mean()
     found = {name: bootstrap(mean, alone(METRICS[name]), targets, groups, draws) for name in MEANS}
     found["macro_f1"] = bootstrap(macro_f1, probs, targets, groups, draws)
@@ -334,27 +440,59 @@ class Evaluation:
     @cached_property
     def probs(self) -> np.ndarray: return probabilities(self.logits, self.config)
     @cached_property
-    def raw(self) -> np.ndarray: return probabilities(self.logits, {**self.config, "temperature": 1.0})  # as if there were no temperature
+    def raw(self) -> np.ndarray:
+        return probabilities(self.logits, {**self.config, "temperature": 1.0})  # as if there were no temperature
+
     @cached_property
     def sources(self) -> np.ndarray: return self.table.source_id.to_numpy()
     @cached_property
     def metrics(self) -> dict[str, float]:
-        return {name: metric(self.probs, self.targets, **({"groups": self.sources} if metric is calibration_error else {})) for name, metric in METRICS.items()}
+        return {
+            name: metric(self.probs, self.targets, **({"groups": self.sources} if metric is calibration_error else {}))
+            for name, metric in METRICS.items()
+        }
+
     @cached_property
-    def intervals(self) -> dict[str, tuple[float, float]]: return intervals(self.probs, self.targets, self.sources, self.draws)
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        return intervals(self.probs, self.targets, self.sources, self.draws)
+
     @cached_property
-    def per_class(self) -> dict[str, dict]: return classification_metrics(self.probs, self.targets, self.labels)["per_class"]
+    def per_class(self) -> dict[str, dict]:
+        return classification_metrics(self.probs, self.targets, self.labels)["per_class"]
+
     @cached_property
     def counts(self) -> np.ndarray:  # (true, given) clips
-        return np.bincount(self.targets * len(self.labels) + self.probs.argmax(1), minlength=len(self.labels) ** 2).reshape(len(self.labels), -1)
+        return np.bincount(
+            self.targets * len(self.labels) + self.probs.argmax(1), minlength=len(self.labels) ** 2
+        ).reshape(len(self.labels), -1)
+
     @cached_property
     def per_fold(self) -> list[dict]:  # fold, clips, accuracy, map3; none where the clips aren't of several folds
-        rows = [(fold, (self.table.fold == fold).to_numpy(bool)) for fold in sorted(self.table.fold.dropna().unique())] if "fold" in self.table else []
-        return [{"fold": int(fold), "clips": int(own.sum())} | {name: METRICS[name](self.probs[own], self.targets[own]) for name in ("accuracy", "map3")} for fold, own in rows] if len(rows) > 1 else []
+        rows = (
+            [(fold, (self.table.fold == fold).to_numpy(bool)) for fold in sorted(self.table.fold.dropna().unique())]
+            if "fold" in self.table
+            else []
+        )
+        return (
+            [
+                {"fold": int(fold), "clips": int(own.sum())}
+                | {name: METRICS[name](self.probs[own], self.targets[own]) for name in ("accuracy", "map3")}
+                for fold, own in rows
+            ]
+            if len(rows) > 1
+            else []
+        )
+
     @cached_property
-    def losses(self) -> np.ndarray: return -np.log(np.maximum(self.probs[np.arange(len(self.probs)), self.targets], 1e-7))  # (clips,) nats
+    def losses(self) -> np.ndarray:
+        return -np.log(np.maximum(self.probs[np.arange(len(self.probs)), self.targets], 1e-7))  # (clips,) nats
+
     @cached_property
-    def reliability(self) -> tuple[list[Bin], list[Bin]]: return reliability(self.raw, self.targets), reliability(self.probs, self.targets)  # before and after temperature
+    def reliability(self) -> tuple[list[Bin], list[Bin]]:
+        return reliability(self.raw, self.targets), reliability(
+            self.probs, self.targets
+        )  # before and after temperature
+
     @property
     def top_losses(self) -> np.ndarray: return np.argsort(-self.losses, kind="stable")  # clip numbers, the worst first
 
@@ -366,61 +504,142 @@ class Evaluation:
         shares = wrong / np.maximum(self.counts.sum(1, keepdims=True), 1)
         order = np.lexsort((-shares.ravel(), -wrong.ravel()))[:top]
         pairs = [(*np.unravel_index(i, wrong.shape), wrong.flat[i], shares.flat[i]) for i in order if wrong.flat[i]]
-        return [{"true": self.labels[a], "given": self.labels[b], "clips": int(n), "share": round(float(s), 4)} for a, b, n, s in pairs]
+        return [
+            {"true": self.labels[a], "given": self.labels[b], "clips": int(n), "share": round(float(s), 4)}
+            for a, b, n, s in pairs
+        ]
 
     def top_predictions(self,
         clip: int,  # its number
         top: int = 3,
     ) -> list[tuple[str, float]]:  # label and probability, best first
         "What the model says of a clip"
-        return [(self.labels[i], round(float(self.probs[clip, i]), 4)) for i in np.argsort(-self.probs[clip], kind="stable")[:top]]
+        return [
+            (self.labels[i], round(float(self.probs[clip, i]), 4))
+            for i in np.argsort(-self.probs[clip], kind="stable")[:top]
+        ]
 
     def warnings(self) -> list[str]:
         "What a reader of the figures must know"
         n, recordings, strange = len(self.table), len(np.unique(self.sources)), dict(self.unknown_labels or {})
         count = lambda number: f"{number} clip{'s' * (number != 1)}"
-        said = [(self.n_seen_in_training, f"trained on: {count(self.n_seen_in_training)} of these {n}; the figures on them flatter the model"),
-            (strange, f"not scored: {count(sum(strange.values()))} with labels that the model doesn't know ({', '.join(list(strange)[:5])}{', ...' * (len(strange) > 5)})"),
+        said = [
+            (
+                self.n_seen_in_training,
+                f"trained on: {count(self.n_seen_in_training)} of these {n}; the figures on them flatter the model",
+            ),
+            (
+                strange,
+                f"not scored: {count(sum(strange.values()))} with labels that the model doesn't know ({', '.join(list(strange)[:5])}{', ...' * (len(strange) > 5)})",
+            ),
             (self.failed, f"can't be used: {count(len(self.failed))}; the first: {next(iter(self.failed), '')}"),
-            (recordings < 20, f"few recordings ({recordings}): the intervals are too narrow")]
+            (recordings < 20, f"few recordings ({recordings}): the intervals are too narrow"),
+        ]
         return [text for holds, text in said if holds]
 
     def to_dict(self) -> dict:
         "All of it, for metrics.json and `--json`"
-        worst = [{"clip_id": str(self.table.clip_id.iloc[i]), "path": str(self.table.path.iloc[i]), "true": self.table.label.iloc[i], "given": self.top_predictions(i), "loss": self.losses[i]} for i in self.top_losses[:24]]
+        worst = [
+            {
+                "clip_id": str(self.table.clip_id.iloc[i]),
+                "path": str(self.table.path.iloc[i]),
+                "true": self.table.label.iloc[i],
+                "given": self.top_predictions(i),
+                "loss": self.losses[i],
+            }
+            for i in self.top_losses[:24]
+        ]
         before = {name: METRICS[name](self.raw, self.targets) for name in ("log_loss", "calibration_error")}
-        return _rounded({"model": self.config.get("name", ""), "dataset": self.dataset, "clips": len(self.table), "sources": len(np.unique(self.sources)), **self.metrics,
-            "intervals": self.intervals, "accepted": np.mean(self.known), "warnings": self.warnings(), "trained_on": self.n_seen_in_training, "folds": self.per_fold, "unknown_labels": dict(self.unknown_labels or {}), "failed": list(self.failed),
-            "per_class": self.per_class, "confusions": self.most_confused(), "worst": worst, "temperature": self.config.get("temperature", 1.0), "before_temperature": before,
-            "reliability": dict(zip(("before", "after"), self.reliability))})
+        return _rounded(
+            {
+                "model": self.config.get("name", ""),
+                "dataset": self.dataset,
+                "clips": len(self.table),
+                "sources": len(np.unique(self.sources)),
+                **self.metrics,
+                "intervals": self.intervals,
+                "accepted": np.mean(self.known),
+                "warnings": self.warnings(),
+                "trained_on": self.n_seen_in_training,
+                "folds": self.per_fold,
+                "unknown_labels": dict(self.unknown_labels or {}),
+                "failed": list(self.failed),
+                "per_class": self.per_class,
+                "confusions": self.most_confused(),
+                "worst": worst,
+                "temperature": self.config.get("temperature", 1.0),
+                "before_temperature": before,
+                "reliability": dict(zip(("before", "after"), self.reliability)),
+            }
+        )
 
     def __str__(self) -> str:
-        lines = [f"{self.config.get('name', 'the model')}{' on ' + self.dataset if self.dataset else ''}: {len(self.table)} clips from {len(np.unique(self.sources))} recordings", ""]
-        lines += [f"{name:<18} {value:6.3f}   95 %: {self.intervals[name][0]:.3f} to {self.intervals[name][1]:.3f}" for name, value in self.metrics.items()]
-        if self.per_fold: lines += ["", *(f"fold {row['fold']}: accuracy {row['accuracy']:.3f}  MAP@3 {row['map3']:.3f}  clips {row['clips']}" for row in self.per_fold)]
-        if self.per_fold: lines += ["mean of folds: " + "  ".join(f"{said} {np.mean([row[name] for row in self.per_fold]):.3f} ± {np.std([row[name] for row in self.per_fold]):.3f}" for name, said in (("accuracy", "accuracy"), ("map3", "MAP@3")))]
+        lines = [
+            f"{self.config.get('name', 'the model')}{' on ' + self.dataset if self.dataset else ''}: {len(self.table)} clips from {len(np.unique(self.sources))} recordings",
+            "",
+        ]
+        lines += [
+            f"{name:<18} {value:6.3f}   95 %: {self.intervals[name][0]:.3f} to {self.intervals[name][1]:.3f}"
+            for name, value in self.metrics.items()
+        ]
+        if self.per_fold:
+            lines += [
+                "",
+                *(
+                    f"fold {row['fold']}: accuracy {row['accuracy']:.3f}  MAP@3 {row['map3']:.3f}  clips {row['clips']}"
+                    for row in self.per_fold
+                ),
+            ]
+        if self.per_fold:
+            lines += [
+                "mean of folds: "
+                + "  ".join(
+                    f"{said} {np.mean([row[name] for row in self.per_fold]):.3f} ± {np.std([row[name] for row in self.per_fold]):.3f}"
+                    for name, said in (("accuracy", "accuracy"), ("map3", "MAP@3"))
+                )
+            ]
         wide = max(map(len, self.labels))
         cell = lambda value: "     -" if value is None else f"{value:6.2f}"
-        lines += ["", f"{'label':<{wide}}  clips  recall  precision"] + [f"{label:<{wide}}  {row['clips']:5}  {cell(row['recall'])}  {cell(row['precision']):>9}" for label, row in self.per_class.items()]
-        lines += [""] + [f"{pair['clips']} x {pair['true']} taken for {pair['given']}" for pair in self.most_confused(5)]
+        lines += ["", f"{'label':<{wide}}  clips  recall  precision"] + [
+            f"{label:<{wide}}  {row['clips']:5}  {cell(row['recall'])}  {cell(row['precision']):>9}"
+            for label, row in self.per_class.items()
+        ]
+        lines += [""] + [
+            f"{pair['clips']} x {pair['true']} taken for {pair['given']}" for pair in self.most_confused(5)
+        ]
         return "\n".join([*lines, *(f"Note: {text}" for text in self.warnings())])
 
 # %% ../nbs/25_evaluation.ipynb #78d49e3c
 def _answer(tagger: Tagger, row: Any) -> tuple[np.ndarray, np.ndarray, bool] | AudiotagError:
     "Logits, embedding, and whether it is known; or why not. The prediction itself would keep the samples"
     whole = np.isnan([row.start, row.end]).all()
-    try: said = tagger.predict(row.path if whole else (load_audio(row.path, tagger.sample_rate, row.start, row.end), tagger.sample_rate))
-    except AudiotagError as error: return error
+    try:
+        said = tagger.predict(
+            row.path if whole else (load_audio(row.path, tagger.sample_rate, row.start, row.end), tagger.sample_rate)
+        )
+    except AudiotagError as error:
+        return error
     return said.logits, said.embedding, said.known
 
 def predict_table(
     tagger: Tagger,
     table: pd.DataFrame,  # path, start and end are read
-) -> list[tuple[np.ndarray, np.ndarray, bool] | AudiotagError]:  # logits (labels,), embedding (features,), known; or the clip's error
+) -> list[
+    tuple[np.ndarray, np.ndarray, bool] | AudiotagError
+]:  # logits (labels,), embedding (features,), known; or the clip's error
     "What the served model says of each clip, in the table's order; a bar on a terminal"
     rows = list(table[["path", "start", "end"]].itertuples(index=False))
     with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(tqdm(pool.map(lambda row: _answer(tagger, row), rows), total=len(rows), unit=" clips", disable=None, file=sys.stderr))
+        return list(
+            tqdm(
+                pool.map(lambda row: _answer(tagger, row), rows),
+                total=len(rows),
+                unit=" clips",
+                disable=None,
+                file=sys.stderr,
+            )
+        )
+
 
 def _count_seen(config: Mapping[str, Any], table: pd.DataFrame) -> int:
     "How many of these clips the bundle says it was trained on"
@@ -428,13 +647,18 @@ def _count_seen(config: Mapping[str, Any], table: pd.DataFrame) -> int:
     return int(table.clip_id.isin(set(lists[name] if name in lists else chain.from_iterable(lists.values()))).sum())
 
 def _check_one_label(bundle: Bundle) -> None:
-    if bundle.config.get("multilabel"): raise EvaluationError(f"{bundle.folder} has several labels a clip, which this doesn't score: look at its card")
+    if bundle.config.get("multilabel"):
+        raise EvaluationError(f"{bundle.folder} has several labels a clip, which this doesn't score: look at its card")
+
 
 def _scorable(labels: list[str], table: pd.DataFrame) -> pd.DataFrame:
     "The clips whose label is one of the model's; raises `EvaluationError` where none is"
     if table.empty: raise EvaluationError("the table holds no clips: check the data set")
     scorable = table[table.label.isin(labels)]
-    if scorable.empty: raise EvaluationError(f"the model knows none of these clips' labels ({', '.join(sorted(table.label.unique())[:4])}, ...), only {', '.join(labels[:4])}, ...: evaluate it on its own kind of data")
+    if scorable.empty:
+        raise EvaluationError(
+            f"the model knows none of these clips' labels ({', '.join(sorted(table.label.unique())[:4])}, ...), only {', '.join(labels[:4])}, ...: evaluate it on its own kind of data"
+        )
     return scorable
 
 def evaluate(
@@ -450,10 +674,23 @@ def evaluate(
     strange = table.label[~table.label.isin(tagger.labels)].value_counts().to_dict()
     said = predict_table(tagger, scorable)
     failed = tuple(str(answer) for answer in said if isinstance(answer, AudiotagError))
-    if len(failed) == len(said): raise EvaluationError(f"none of the {len(said)} clips can be used; the first: {failed[0]}")
+    if len(failed) == len(said):
+        raise EvaluationError(f"none of the {len(said)} clips can be used; the first: {failed[0]}")
     heard = np.array([not isinstance(answer, AudiotagError) for answer in said])
-    logits, embeddings, known = map(np.array, zip(*(answer for answer in said if not isinstance(answer, AudiotagError))))
-    found = Evaluation(tagger.bundle.config, scorable[heard], logits, known, embeddings, failed, strange, _count_seen(tagger.bundle.config, scorable[heard]), draws)
+    logits, embeddings, known = map(
+        np.array, zip(*(answer for answer in said if not isinstance(answer, AudiotagError)))
+    )
+    found = Evaluation(
+        tagger.bundle.config,
+        scorable[heard],
+        logits,
+        known,
+        embeddings,
+        failed,
+        strange,
+        _count_seen(tagger.bundle.config, scorable[heard]),
+        draws,
+    )
     if out is not None: save_report(found, tagger, out)
     return found
 
@@ -465,9 +702,12 @@ def save_report(
     "Write metrics.json and report.html; raises `EvaluationError` where the folder can't be written"
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
-        write_atomic(Path(out) / "metrics.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
+        write_atomic(
+            Path(out) / "metrics.json", json.dumps(found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        )
         return write_report(found, tagger, Path(out))
-    except OSError as error: raise EvaluationError(f"{out} can't be written ({error.strerror}): choose another --out") from None
+    except OSError as error:
+        raise EvaluationError(f"{out} can't be written ({error.strerror}): choose another --out") from None
 
 # %% ../nbs/25_evaluation.ipynb #8f07e7dd
 def out_of_fold(
@@ -478,11 +718,21 @@ def out_of_fold(
     bundle = read_bundle(model)
     file, labels = bundle.folder / "out_of_fold.csv", list(bundle.labels)
     _check_one_label(bundle)
-    if not file.is_file(): raise EvaluationError(f"{bundle.folder} has no {file.name}, as it wasn't trained with --folds: score it on a data set")
+    if not file.is_file():
+        raise EvaluationError(
+            f"{bundle.folder} has no {file.name}, as it wasn't trained with --folds: score it on a data set"
+        )
     table = pd.read_csv(file, dtype={"clip_id": str, "source_id": str, "label": str}, keep_default_na=False)
     about = ["clip_id", "source_id", "fold", "label", "similarity"]  # then the labels, which may have these very names
-    if lacking := [name for name in (*about, *labels) if name not in table] or sorted(set(table.label) - set(labels)) or list(table)[len(about) + len(labels):]:
+    if (
+        lacking := [name for name in (*about, *labels) if name not in table]
+        or sorted(set(table.label) - set(labels))
+        or list(table)[len(about) + len(labels) :]
+    ):
         raise EvaluationError(f"{file} doesn't fit the bundle's labels ({lacking[0]!r}): train it again")
-    logits, rule = table.iloc[:, -len(labels):].to_numpy(float), bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
+    logits, rule = (
+        table.iloc[:, -len(labels) :].to_numpy(float),
+        bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf},
+    )
     known = rejection_score(rule["score"], logits, bundle.config, table.similarity.to_numpy()) >= rule["threshold"]
     return Evaluation(bundle.config, table[about[:4]].assign(path=table.clip_id), logits, known, draws=draws)

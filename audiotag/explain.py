@@ -42,9 +42,12 @@ def grad_cam(
     place, training = next(model.parameters()).device, model.training
     model.eval()
     with torch.no_grad(): features = model.features(torch.as_tensor(spectrogram, device=place)[None])
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # cuDNN's GRU has no gradient in evaluation mode
+    with (
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+    ):  # cuDNN's GRU has no gradient in evaluation mode
         features.requires_grad_()
-        gradient, = torch.autograd.grad(model.head(model.pool(features))[0, label], features)
+        (gradient,) = torch.autograd.grad(model.head(model.pool(features))[0, label], features)
     model.train(training)
     weights = gradient.flatten(2).mean(2)[0]
     return _positive(torch.einsum("c,c...->...", weights, features.detach()[0]).cpu().numpy())
@@ -61,7 +64,10 @@ def resized(
     middles = lambda n, m: (np.arange(m) + 0.5) / m * n - 0.5
     heat = np.atleast_2d(heat)
     rows = np.stack([np.interp(middles(heat.shape[1], frames), np.arange(heat.shape[1]), row) for row in heat])
-    return np.stack([np.interp(middles(heat.shape[0], bands), np.arange(heat.shape[0]), column) for column in rows.T], 1)
+    return np.stack(
+        [np.interp(middles(heat.shape[0], bands), np.arange(heat.shape[0]), column) for column in rows.T], 1
+    )
+
 
 def plot_heatmap(
     spectrogram: np.ndarray,  # (bands, frames) in 0 to 1, low frequencies first
@@ -74,7 +80,16 @@ def plot_heatmap(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(7, 2.8), layout="constrained")[1]
     spectrogram, box = np.asarray(spectrogram), (0, seconds, 0, len(frequencies))
-    ax.imshow(spectrogram, origin="lower", aspect="auto", cmap="gray", vmin=0, vmax=max(spectrogram.max(), 1e-3), extent=box, interpolation="nearest")
+    ax.imshow(
+        spectrogram,
+        origin="lower",
+        aspect="auto",
+        cmap="gray",
+        vmin=0,
+        vmax=max(spectrogram.max(), 1e-3),
+        extent=box,
+        interpolation="nearest",
+    )
     if heat is not None:
         fine = resized(heat, *spectrogram.shape)
         ax.imshow(fine, origin="lower", aspect="auto", cmap="inferno", alpha=0.75 * fine, vmin=0, vmax=1, extent=box)
@@ -102,10 +117,14 @@ def class_activation_map(
     tagger: "Tagger",
     samples: np.ndarray,  # (samples,) float32 at the tagger's rate
     label: str,
-) -> np.ndarray:  # (height, width) or (width,), each cell's share in the logit: the mean of it, plus the bias, is the logit
+) -> (
+    np.ndarray
+):  # (height, width) or (width,), each cell's share in the logit: the mean of it, plus the bias, is the logit
     "The class activation map of one waveform, from the exported graph; raises `ExplainError` for a network that has none"
     if "cam" not in [output.name for output in tagger.session.get_outputs()]:
-        raise ExplainError(f"{tagger.bundle.name} ({tagger.bundle.architecture['name']}) has no exact maps: use grad_cam(load_model(folder), ...), or trace")
+        raise ExplainError(
+            f"{tagger.bundle.name} ({tagger.bundle.architecture['name']}) has no exact maps: use grad_cam(load_model(folder), ...), or trace"
+        )
     return tagger.session.run(["cam"], {"waveform": samples[None]})[0][0, tagger.labels.index(label)]
 
 # %% ../nbs/27_explain.ipynb #5b9e0797
@@ -121,7 +140,11 @@ class Explanation:
     @property
     def spans(self) -> list[tuple[float, float]]:  # start and end in seconds
         "Where the evidence is above half its maximum"
-        return [(round(float(self.edges[a]), 3), round(float(self.edges[b]), 3)) for a, b in hysteresis_runs(self.evidence, 0.5, 0.5)]
+        return [
+            (round(float(self.edges[a]), 3), round(float(self.edges[b]), 3))
+            for a, b in hysteresis_runs(self.evidence, 0.5, 0.5)
+        ]
+
 
 def _folded(maps: np.ndarray, cells: np.ndarray, n: int) -> np.ndarray:
     "The mean of all map columns that fall on each of n cells of the clip: (n,)"
@@ -150,9 +173,11 @@ def explain_clip(
     samples = load_audio(source, tagger.sample_rate)
     p = tagger.predict((samples, tagger.sample_rate)).probabilities
     label = label or tagger.labels[int(p.argmax())]
-    if label not in tagger.labels: raise ExplainError(f"{label!r} is none of the model's labels: choose from {', '.join(tagger.labels)}")
+    if label not in tagger.labels:
+        raise ExplainError(f"{label!r} is none of the model's labels: choose from {', '.join(tagger.labels)}")
     index = tagger.labels.index(label)
-    if "cam" in [output.name for output in tagger.session.get_outputs()]: how, (evidence, edges) = "map", _from_maps(tagger, samples, label)
+    if "cam" in [output.name for output in tagger.session.get_outputs()]:
+        how, (evidence, edges) = "map", _from_maps(tagger, samples, label)
     else:
         line = tagger.timeline((samples, tagger.sample_rate), window, window / 4)
         how, evidence, edges = "windows", _positive(line.probabilities[:, index]), line.edges()
@@ -169,7 +194,9 @@ def plot_trace(
     samples = load_audio(source, tagger.sample_rate)
     seconds = len(samples) / tagger.sample_rate
     _, (top, bottom) = plt.subplots(2, 1, figsize=(8, 3.4), height_ratios=(3, 1), sharex=True, layout="constrained")
-    plot_heatmap(tagger.spectrogram((samples, tagger.sample_rate)), None, seconds, tagger.frequencies, top).set(xlabel="", title=f"{trace.label}, {trace.probability:.0%}")
+    plot_heatmap(tagger.spectrogram((samples, tagger.sample_rate)), None, seconds, tagger.frequencies, top).set(
+        xlabel="", title=f"{trace.label}, {trace.probability:.0%}"
+    )
     bottom.stairs(trace.evidence, trace.edges, fill=True, alpha=0.5)
     for start, end in trace.spans: bottom.axvspan(start, end, color="C1", alpha=0.3)
     bottom.set(xlabel="time (s)", ylabel="evidence", xlim=(0, seconds), ylim=(0, 1.05))

@@ -45,6 +45,7 @@ def served_model(
     "`ServedModel` of a network and its front end, on the CPU and in evaluation mode"
     class ServedModel(torch.nn.Module):
         "Waveform (batch, samples) to logits, log-mel spectrogram, embedding and, for pooled-linear networks, class activation maps"
+
         def __init__(self):
             super().__init__()
             self.front_end, self.model = front_end(config), deepcopy(model)
@@ -58,7 +59,12 @@ def served_model(
                 return self.model.head(embedding), picture, embedding
             features = self.model.features(x)
             embedding = features.flatten(2).mean(2)
-            return self.model.head(embedding), picture, embedding, torch.einsum("nc,bc...->bn...", self.model.head.weight, features)
+            return (
+                self.model.head(embedding),
+                picture,
+                embedding,
+                torch.einsum("nc,bc...->bn...", self.model.head.weight, features),
+            )
 
     return ServedModel().float().cpu().eval()
 
@@ -104,13 +110,28 @@ def export_onnx(
     _fuse_batch_norms(served.model)
     names = OUTPUTS if served.model.pooled_linear else OUTPUTS[:3]
     with _quiet(), torch.no_grad():
-        try: program = torch.onnx.export(served, (sounds,), dynamo=True, verbose=False, input_names=["waveform"], output_names=names, dynamic_shapes=(axes,))
-        except torch.onnx.OnnxExporterError as e: raise ExportError(f"the network {type(model).__name__} can't be exported to ONNX ({str(e).strip().splitlines()[-3][:150]}): choose another architecture") from e
+        try:
+            program = torch.onnx.export(
+                served,
+                (sounds,),
+                dynamo=True,
+                verbose=False,
+                input_names=["waveform"],
+                output_names=names,
+                dynamic_shapes=(axes,),
+            )
+        except torch.onnx.OnnxExporterError as e:
+            raise ExportError(
+                f"the network {type(model).__name__} can't be exported to ONNX ({str(e).strip().splitlines()[-3][:150]}): choose another architecture"
+            ) from e
     graph = program.model_proto.SerializeToString()
     session = start_session(graph)
     for rows in (slice(0, 2), slice(1, 2)):
         difference = np.abs(session.run(["logits"], {"waveform": sounds[rows].numpy()})[0] - direct[rows]).max()
-        if not difference <= TOLERANCE: raise ExportError(f"the exported graph differs from the network by {difference:.2g} (allowed: {TOLERANCE:g}): nothing was saved; check the weights and the architecture's features and head")
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"the exported graph differs from the network by {difference:.2g} (allowed: {TOLERANCE:g}): nothing was saved; check the weights and the architecture's features and head"
+            )
     return graph
 
 # %% ../nbs/22_export.ipynb #4ea49865
@@ -125,7 +146,11 @@ logits = session.run(["logits"], {{"waveform": clip[None].astype("float32")}})[0
 probabilities = {formula}
 for i in probabilities.argsort()[::-1][:3]: print(config["labels"][i], round(float(probabilities[i]), 3))'''
 REPRINT = "\n\nEach clip was judged by a network that had learnt from the other folds; their answers are in `out_of_fold.csv`. `audiotag evaluate FOLDER --out-of-fold` computes these figures again from them, with intervals, without the data set."
-FORMULAS = {False: "np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()", True: "1 / (1 + np.exp(-logits))"}
+FORMULAS = {
+    False: "np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()",
+    True: "1 / (1 + np.exp(-logits))",
+}
+
 
 def card_license(
     datasets: Sequence[Mapping[str, str]],  # with a `licence` each
@@ -142,7 +167,13 @@ def _results(config: Mapping[str, Any]) -> list["EvalResult"]:
     figures = {k: v for k, v in metrics.items() if isinstance(v, float)}
     name = re.sub(r"[^\w.-]+", "-", scored_on.get("name", "own-recordings"))
     title = scored_on.get("title", name)
-    return [EvalResult("audio-classification", name, title, k, round(v, 4), dataset_split=metrics.get("split"), metric_name=k) for k, v in figures.items()]
+    return [
+        EvalResult(
+            "audio-classification", name, title, k, round(v, 4), dataset_split=metrics.get("split"), metric_name=k
+        )
+        for k, v in figures.items()
+    ]
+
 
 def _bullets(rows: Sequence[str]) -> str: return "\n".join(f"- {row}" for row in rows)
 
@@ -151,16 +182,35 @@ def _trained_on(config: Mapping[str, Any]) -> list[str]:
     counts = {name: len(ids) for name, ids in (config.get("trained_on") or {}).items()}
     titles = {d["name"]: d for d in config.get("datasets") or []}
     lines = {name: titles.get(name, {}) for name in [*counts, *titles]}
-    told = ((d.get("title", name), f", {counts[name]} clips" if name in counts else "", d.get("licence", "ask its owner for the licence"), d.get("citation", "")) for name, d in lines.items())
+    told = (
+        (
+            d.get("title", name),
+            f", {counts[name]} clips" if name in counts else "",
+            d.get("licence", "ask its owner for the licence"),
+            d.get("citation", ""),
+        )
+        for name, d in lines.items()
+    )
     return [f"**{title}**{clips}; {licence}. {citation}".strip() for title, clips, licence, citation in told]
 
-def _shown(value: Any) -> str: return f"{value:.3f}" if isinstance(value, float) else " to ".join(map(_shown, value)) if isinstance(value, (list, tuple)) else str(value)
+def _shown(value: Any) -> str:
+    return (
+        f"{value:.3f}"
+        if isinstance(value, float)
+        else " to ".join(map(_shown, value))
+        if isinstance(value, (list, tuple))
+        else str(value)
+    )
+
 
 def _per_class(metrics: Mapping[str, Any]) -> str:
     "A table of the classes, the hardest first"
     heard = {label: row for label, row in (metrics.get("per_class") or {}).items() if row["clips"]}
     rows = sorted(heard.items(), key=lambda row: row[1]["recall"])
-    table = [f"| {label} | {r['clips']} | {r['recall']:.2f} | {'never said' if r['precision'] is None else format(r['precision'], '.2f')} |" for label, r in rows]
+    table = [
+        f"| {label} | {r['clips']} | {r['recall']:.2f} | {'never said' if r['precision'] is None else format(r['precision'], '.2f')} |"
+        for label, r in rows
+    ]
     return "\n".join(["\n\n| label | clips | recall | precision |", "|---|---|---|---|", *table]) if table else ""
 
 def model_card(
@@ -168,18 +218,43 @@ def model_card(
 ) -> str:  # markdown with the hub's front matter
     "The bundle's README.md"
     results, sets, labels = _results(config), config.get("datasets") or [], config["labels"]
-    data = ModelCardData(license=card_license(sets), library_name="audiotag", pipeline_tag="audio-classification", tags=["audio", "sound", "onnx"], datasets=[d["name"] for d in sets if re.fullmatch(r"[\w.-]+", d["name"])] or None,
-        metrics=sorted({r.metric_type for r in results}) or None, **({"model_name": config["name"], "eval_results": results} if results else {}))
+    data = ModelCardData(
+        license=card_license(sets),
+        library_name="audiotag",
+        pipeline_tag="audio-classification",
+        tags=["audio", "sound", "onnx"],
+        datasets=[d["name"] for d in sets if re.fullmatch(r"[\w.-]+", d["name"])] or None,
+        metrics=sorted({r.metric_type for r in results}) or None,
+        **({"model_name": config["name"], "eval_results": results} if results else {}),
+    )
     figures = [f"{k}: {_shown(v)}" for k, v in (config.get("metrics") or {}).items() if not isinstance(v, dict)]
     mark = config["rejection"]
-    limits = [f"It knows {len(labels)} kinds of sound and answers with {'any number' if config['multilabel'] else 'one'} of them. " + ("It has a threshold for sounds of other kinds; some pass it." if mark else "It has no threshold for sounds of other kinds: those get a label too."),
-        f"It listens to {config['crop_seconds']:g} s at a time and hears nothing above {config['spectrogram'].get('f_max', config['sample_rate']/2)/1000:g} kHz.",
-        "The figures hold for clips like those it was scored on. Other microphones, rooms and distances cost accuracy.", "It isn't made for alarms, for surveillance, or for judging people."]
+    limits = [
+        f"It knows {len(labels)} kinds of sound and answers with {'any number' if config['multilabel'] else 'one'} of them. "
+        + (
+            "It has a threshold for sounds of other kinds; some pass it."
+            if mark
+            else "It has no threshold for sounds of other kinds: those get a label too."
+        ),
+        f"It listens to {config['crop_seconds']:g} s at a time and hears nothing above {config['spectrogram'].get('f_max', config['sample_rate'] / 2) / 1000:g} kHz.",
+        "The figures hold for clips like those it was scored on. Other microphones, rooms and distances cost accuracy.",
+        "It isn't made for alarms, for surveillance, or for judging people.",
+    ]
     licence = f"The weights: {data.license}, the strictest licence of the data. Name the data sets' authors when you pass the model on."
-    parts = [f"---\n{data.to_yaml().strip()}\n---\n\n# {config['name']}", f"A sound tagger ({config['architecture']['name']}, {len(labels)} labels), made by audiotag with\n\n    {config['command'] or 'audiotag train'}",
-        "## Labels\n\n" + ", ".join(labels), "## Trained on\n\n" + (_bullets(_trained_on(config)) or "Own recordings."), "## How it scored\n\n" + (_bullets(figures) or "Nobody has measured it.") + (REPRINT if (config.get("metrics") or {}).get("split") == "out-of-fold" else "") + _per_class(config.get("metrics") or {}),
-        "## Limits\n\n" + _bullets(limits), f"## Licence\n\n{licence}", f"## Use it without audiotag\n\n```python\n{SNIPPET.format(formula=FORMULAS[config['multilabel']])}\n```",
-        f"With it: `audiotag.Tagger.load(folder).tag(\"clip.wav\")`, which also trims silence and averages up to {config['max_crops']} crops of a longer clip."]
+    parts = [
+        f"---\n{data.to_yaml().strip()}\n---\n\n# {config['name']}",
+        f"A sound tagger ({config['architecture']['name']}, {len(labels)} labels), made by audiotag with\n\n    {config['command'] or 'audiotag train'}",
+        "## Labels\n\n" + ", ".join(labels),
+        "## Trained on\n\n" + (_bullets(_trained_on(config)) or "Own recordings."),
+        "## How it scored\n\n"
+        + (_bullets(figures) or "Nobody has measured it.")
+        + (REPRINT if (config.get("metrics") or {}).get("split") == "out-of-fold" else "")
+        + _per_class(config.get("metrics") or {}),
+        "## Limits\n\n" + _bullets(limits),
+        f"## Licence\n\n{licence}",
+        f"## Use it without audiotag\n\n```python\n{SNIPPET.format(formula=FORMULAS[config['multilabel']])}\n```",
+        f'With it: `audiotag.Tagger.load(folder).tag("clip.wav")`, which also trims silence and averages up to {config["max_crops"]} crops of a longer clip.',
+    ]
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/22_export.ipynb #274be7d8
@@ -194,17 +269,26 @@ def _replacing(folder: Path) -> Iterator[Path]:
 @contextmanager
 def _plain_errors(folder: Path) -> Iterator[None]:
     "Say in one line what the disk said; torch and safetensors hide it in errors of their own"
-    try: yield
-    except OSError as e: raise BundleError(f"{folder} can't be written ({e.strerror}): free some space, or choose another --out; what was there is unchanged") from None
+    try:
+        yield
+    except OSError as e:
+        raise BundleError(
+            f"{folder} can't be written ({e.strerror}): free some space, or choose another --out; what was there is unchanged"
+        ) from None
     except RuntimeError as e:
-        if "inline_container" not in str(e) and "PytorchStreamWriter" not in str(e): raise
-        raise BundleError(f"{folder} can't be written (the disk is full?): free some space, or choose another --out; what was there is unchanged") from None
+        if "inline_container" not in str(e) and "PytorchStreamWriter" not in str(e):
+            raise
+        raise BundleError(
+            f"{folder} can't be written (the disk is full?): free some space, or choose another --out; what was there is unchanged"
+        ) from None
+
 
 def check_output_dir(
     folder: Path,  # where a bundle shall go
 ) -> None:
     "Raise `BundleError` where something else is in its place"
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists(): raise BundleError(f"{folder} holds other things than a bundle: choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+        raise BundleError(f"{folder} holds other things than a bundle: choose another --out")
     if folder.exists() and not folder.is_dir(): raise BundleError(f"{folder} is a file: choose another --out")
 
 # %% ../nbs/22_export.ipynb #9265b529
@@ -217,11 +301,19 @@ def _versions() -> dict[str, str]:
     return found
 
 def _weights(model: "torch.nn.Module") -> bytes:
-    return save({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, metadata={"format": "pt"})
+    return save(
+        {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}, metadata={"format": "pt"}
+    )
+
 
 def _as_text(about: Mapping[str, Any]) -> str:
     "JSON with each list of numbers on one line"
-    return re.sub(r"\[\n([-+.\de,\s]+)\]", lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]", json.dumps(about, indent=1, ensure_ascii=False))
+    return re.sub(
+        r"\[\n([-+.\de,\s]+)\]",
+        lambda found: f"[{', '.join(found[1].replace(',', ' ').split())}]",
+        json.dumps(about, indent=1, ensure_ascii=False),
+    )
+
 
 def save_bundle(
     folder: str | Path,  # such as models/mine; an old bundle there is replaced
@@ -242,10 +334,27 @@ def save_bundle(
     folder, crop_samples = Path(folder).absolute(), round(crop_seconds * config.sample_rate)
     check_output_dir(folder)
     graph = export_onnx(config, model, crop_samples)
-    about = {"format": FORMAT, "name": name, "labels": list(labels), "outputs": model.head.out_features, "multilabel": multilabel, "sample_rate": config.sample_rate,
-        "crop_seconds": crop_seconds, "max_crops": max_crops, "trim_db": config.trim_db, "spectrogram": {**config.to_dict(), "frequencies": [round(float(f), 2) for f in config.frequencies()]},
-        "architecture": {"name": model.arch, "kwargs": dict(model.kwargs)}, "temperature": temperature, "rejection": dict(rejection) if rejection else None,
-        "metrics": {}, "trained_on": {}, "datasets": [], "command": "", **meta, "versions": _versions()}
+    about = {
+        "format": FORMAT,
+        "name": name,
+        "labels": list(labels),
+        "outputs": model.head.out_features,
+        "multilabel": multilabel,
+        "sample_rate": config.sample_rate,
+        "crop_seconds": crop_seconds,
+        "max_crops": max_crops,
+        "trim_db": config.trim_db,
+        "spectrogram": {**config.to_dict(), "frequencies": [round(float(f), 2) for f in config.frequencies()]},
+        "architecture": {"name": model.arch, "kwargs": dict(model.kwargs)},
+        "temperature": temperature,
+        "rejection": dict(rejection) if rejection else None,
+        "metrics": {},
+        "trained_on": {},
+        "datasets": [],
+        "command": "",
+        **meta,
+        "versions": _versions(),
+    }
     if fault := validate_config(about): raise BundleError(f"{folder.name}: its config {fault}")
     with _plain_errors(folder), _replacing(folder) as new:
         files = {ONNX: graph, WEIGHTS: _weights(model), CARD: model_card(about).encode()}
@@ -266,7 +375,8 @@ def update_bundle(
     with _plain_errors(place), _replacing(place) as new:
         for file in place.iterdir():
             if file.name not in (CONFIG, CARD): shutil.copy2(file, new / file.name)
-        for file, text in ((CARD, model_card(about)), (CONFIG, _as_text(about))): (new / file).write_text(text, encoding="utf-8")
+        for file, text in ((CARD, model_card(about)), (CONFIG, _as_text(about))):
+            (new / file).write_text(text, encoding="utf-8")
     return read_bundle(folder)
 
 # %% ../nbs/22_export.ipynb #7296cfd7
@@ -279,7 +389,14 @@ def publish_bundle(
     bundle, api = read_bundle(folder), HfApi(library_name="audiotag")
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=bundle.folder, ignore_patterns=[LEARNER, ".*"], commit_message=f"Upload {bundle.name}")
-    except HFValidationError: raise BundleError(f"{repo} is no repository's name: use user/name") from None
-    except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as e: raise BundleError(f"{repo} can't be published: {one_line(e)}; hf auth login, and check the name") from None
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=bundle.folder,
+            ignore_patterns=[LEARNER, ".*"],
+            commit_message=f"Upload {bundle.name}",
+        )
+    except HFValidationError:
+        raise BundleError(f"{repo} is no repository's name: use user/name") from None
+    except (LocalTokenNotFoundError, HfHubHTTPError, OSError) as e:
+        raise BundleError(f"{repo} can't be published: {one_line(e)}; hf auth login, and check the name") from None
     return f"{api.endpoint}/{repo}"

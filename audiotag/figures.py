@@ -32,21 +32,39 @@ def percent(
     probability: float, # 0 to 1
 ) -> str: # never 0 % or 100 %: the model is never certain
     "A probability for reading"
-    return "&lt;&nbsp;1&nbsp;%" if probability < .01 else "&gt;&nbsp;99&nbsp;%" if probability > .99 else f"{100*probability:.0f}&nbsp;%"
+    return (
+        "&lt;&nbsp;1&nbsp;%"
+        if probability < 0.01
+        else "&gt;&nbsp;99&nbsp;%"
+        if probability > 0.99
+        else f"{100 * probability:.0f}&nbsp;%"
+    )
+
 
 def tag_bars(
     tags: Sequence[tuple[str, float]], # label and probability, best first
     known: bool, # False: the model rejects the sound
 ) -> str: # HTML: a headline, and a bar for each tag
     "The tags as bars, their probabilities in words beside them"
-    if known: head = f"<h2>{display_label(tags[0][0])}</h2>"
-    else: head = "<h2>Nothing I know</h2><p>This isn't close enough to what the model has learned. The nearest that it knows:</p>"
+    if known:
+        head = f"<h2>{display_label(tags[0][0])}</h2>"
+    else:
+        head = "<h2>Nothing I know</h2><p>This isn't close enough to what the model has learned. The nearest that it knows:</p>"
     row = "<li><span>{}</span><i aria-hidden='true'><b style='width:{:.1f}%'></b></i><span class='at-number'>{}</span></li>"
-    return f"{head}<ol class='at-bars{'' if known else ' at-unknown'}'>{''.join(row.format(display_label(label), 100*p, percent(p)) for label, p in tags)}</ol>"
+    return f"{head}<ol class='at-bars{'' if known else ' at-unknown'}'>{''.join(row.format(display_label(label), 100 * p, percent(p)) for label, p in tags)}</ol>"
 
 # %% ../nbs/18_figures.ipynb #0da58092
-MAGMA = [bytes.fromhex(colour) for colour in ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")]
-PALETTE = np.stack([np.interp(np.linspace(0, 8, 256), range(9), channel) for channel in zip(*MAGMA)], 1).round().astype(np.uint8).tobytes()
+MAGMA = [
+    bytes.fromhex(colour)
+    for colour in ("000004", "1d1147", "51127c", "832681", "b73779", "e75263", "fc8961", "fec488", "fcfdbf")
+]
+PALETTE = (
+    np.stack([np.interp(np.linspace(0, 8, 256), range(9), channel) for channel in zip(*MAGMA)], 1)
+    .round()
+    .astype(np.uint8)
+    .tobytes()
+)
+
 
 def colorize(
     spectrogram: np.ndarray, # (bands, frames) in 0 to 1, low frequencies first
@@ -85,7 +103,9 @@ def seconds_axis(
     "The time axis"
     step = next((s for s in STEPS if seconds <= 6*s), seconds/6)
     marks = np.arange(0, seconds*1.0001, step)
-    spans = (f"<span style='left:{100*mark/seconds:.2f}%'>{mark:.4g}{'' if mark else '&nbsp;s'}</span>" for mark in marks)
+    spans = (
+        f"<span style='left:{100 * mark / seconds:.2f}%'>{mark:.4g}{'' if mark else '&nbsp;s'}</span>" for mark in marks
+    )
     return f"<div class='at-seconds' aria-hidden='true'>{''.join(spans)}</div>"
 
 def hertz_axis(
@@ -94,7 +114,10 @@ def hertz_axis(
     "The frequency axis"
     shown = [f for f in (100, 500, 1000, 2000, 4000, 8000, 16000) if frequencies[0] <= f <= frequencies[-1]]
     places = np.interp(shown, frequencies, 100*(np.arange(len(frequencies))+.5)/len(frequencies))
-    spans = (f"<span style='bottom:{place:.1f}%'>{f'{f//1000}&nbsp;kHz' if f >= 1000 else f'{f}&nbsp;Hz'}</span>" for f, place in zip(shown, places))
+    spans = (
+        f"<span style='bottom:{place:.1f}%'>{f'{f // 1000}&nbsp;kHz' if f >= 1000 else f'{f}&nbsp;Hz'}</span>"
+        for f, place in zip(shown, places)
+    )
     return f"<div class='at-hertz' aria-hidden='true'>{''.join(spans)}</div>"
 
 def spectrogram_figure(
@@ -106,10 +129,16 @@ def spectrogram_figure(
 ) -> str: # HTML
     "The spectrogram with its axes, and a switch for what speaks for the tag; a click plays from there"
     alt = f"Spectrogram of {seconds:.1f} seconds: time runs to the right, frequency from {frequencies[0]:.0f} Hz up to {frequencies[-1]:.0f} Hz, brighter is louder"
-    veil = "" if heat is None else f"<img class='at-veil' alt='{html.escape(switch, quote=True)}' src='{data_uri(heatmap_overlay(heat))}'>"
+    veil = (
+        ""
+        if heat is None
+        else f"<img class='at-veil' alt='{html.escape(switch, quote=True)}' src='{data_uri(heatmap_overlay(heat))}'>"
+    )
     label = "" if heat is None else f"<label class='at-switch'><input type='checkbox'> {html.escape(switch)}</label>"
-    return (f"<figure class='at-figure'><div class='at-chart'><div class='at-plot' data-seconds='{seconds}'><img alt='{alt}' src='{data_uri(colorize(spectrogram))}'>{veil}<i class='at-head'></i></div>"
-            f"{hertz_axis(frequencies)}{seconds_axis(seconds)}</div><figcaption>{label}<span>Brighter is louder. Click to play from there.</span></figcaption></figure>")
+    return (
+        f"<figure class='at-figure'><div class='at-chart'><div class='at-plot' data-seconds='{seconds}'><img alt='{alt}' src='{data_uri(colorize(spectrogram))}'>{veil}<i class='at-head'></i></div>"
+        f"{hertz_axis(frequencies)}{seconds_axis(seconds)}</div><figcaption>{label}<span>Brighter is louder. Click to play from there.</span></figcaption></figure>"
+    )
 
 # %% ../nbs/18_figures.ipynb #5c20c03c
 def download_link(
@@ -120,6 +149,7 @@ def download_link(
     "A link that saves `text` as a file"
     return f"<a class='at-button' download='{html.escape(name, quote=True)}' href='data:text/plain;charset=utf-8,{quote(text)}'>{words}</a>"
 
+
 def play_button(
     segment: Segment,
     place: str = "", # CSS: where it lies in its lane
@@ -128,6 +158,7 @@ def play_button(
     "A button that plays a part of the recording"
     told = f"Play {display_label(segment.label)}, {segment.start:.1f} to {segment.end:.1f} s, {percent(segment.probability)}"
     return f"<button type='button' data-play='{segment.start:.3f} {segment.end:.3f}' style='{place}' title='{told}' aria-label='{told}'>{face}</button>"
+
 
 def table(
     head: Sequence[str],
@@ -138,20 +169,41 @@ def table(
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<div class='at-table' tabindex='0' role='region' aria-label='{name}'><table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table></div>"
 
+
 def timeline_figure(
     segments: Sequence[Segment], # by their start
     seconds: float, # length of the recording
     name: str, # of the recording: the downloads are called so
 ) -> str: # HTML: a lane a label, a table, two downloads
     "What is to be heard when; each part plays on a click"
-    if not segments: return "<p>Nothing to mark on a timeline: no part of it is, with 50&nbsp;% or more, a sound that the model knows.</p>"
+    if not segments:
+        return "<p>Nothing to mark on a timeline: no part of it is, with 50&nbsp;% or more, a sound that the model knows.</p>"
     place = lambda s: f"left:{100*s.start/seconds:.2f}%;width:{100*(s.end-s.start)/seconds:.2f}%"
-    lanes = {label: "".join(play_button(s, place(s)) for s in segments if s.label == label) for label in dict.fromkeys(s.label for s in segments)}
-    chart = "".join(f"<div class='at-lane'><span>{display_label(label)}</span><div>{parts}</div></div>" for label, parts in lanes.items())
-    rows = [(f"{s.start:.1f}", f"{s.end:.1f}", display_label(s.label), percent(s.probability), play_button(s, face="&#9654;&#xFE0E;")) for s in segments]
-    links = download_link(timeline_csv(segments), f"{name}.csv", "Download CSV")+download_link(timeline_audacity(segments), f"{name}.txt", "Download Audacity labels")
-    return (f"<h3>What is to be heard when</h3><div class='at-lanes'>{chart}</div>"
-            f"{table(['From (s)', 'To (s)', 'Tag', 'Probability', 'Play'], rows, 'Table of segments')}<p class='at-links'>{links}</p>")
+    lanes = {
+        label: "".join(play_button(s, place(s)) for s in segments if s.label == label)
+        for label in dict.fromkeys(s.label for s in segments)
+    }
+    chart = "".join(
+        f"<div class='at-lane'><span>{display_label(label)}</span><div>{parts}</div></div>"
+        for label, parts in lanes.items()
+    )
+    rows = [
+        (
+            f"{s.start:.1f}",
+            f"{s.end:.1f}",
+            display_label(s.label),
+            percent(s.probability),
+            play_button(s, face="&#9654;&#xFE0E;"),
+        )
+        for s in segments
+    ]
+    links = download_link(timeline_csv(segments), f"{name}.csv", "Download CSV") + download_link(
+        timeline_audacity(segments), f"{name}.txt", "Download Audacity labels"
+    )
+    return (
+        f"<h3>What is to be heard when</h3><div class='at-lanes'>{chart}</div>"
+        f"{table(['From (s)', 'To (s)', 'Tag', 'Probability', 'Play'], rows, 'Table of segments')}<p class='at-links'>{links}</p>"
+    )
 
 # %% ../nbs/18_figures.ipynb #5d9fb88c
 def files_csv(
@@ -160,7 +212,16 @@ def files_csv(
     "What is known of many files, as CSV"
     file, tame = io.StringIO(), lambda cell: f"'{cell}" if str(cell)[:1] in ("=", "+", "-", "@") else cell
     first = [(row.get("tags") or [{}])[0] for row in rows]
-    lines = [(tame(row["file"]), tag.get("label", ""), tag.get("probability", ""), row.get("known", ""), row.get("error", "")) for row, tag in zip(rows, first)]
+    lines = [
+        (
+            tame(row["file"]),
+            tag.get("label", ""),
+            tag.get("probability", ""),
+            row.get("known", ""),
+            row.get("error", ""),
+        )
+        for row, tag in zip(rows, first)
+    ]
     csv.writer(file, lineterminator="\n").writerows([("file", "label", "probability", "known", "error"), *lines])
     return file.getvalue()
 
@@ -168,9 +229,22 @@ def files_table(
     rows: Sequence[Mapping[str, Any]], # as for `files_csv`
 ) -> str: # HTML
     "Many files and their first tags, with a download"
-    said = lambda row: html.escape(row["error"]) if "error" in row else display_label(row["tags"][0]["label"]) if row["known"] else "nothing I know"
-    cells = [(html.escape(row["file"]), said(row), percent(row["tags"][0]["probability"]) if row.get("known") else "") for row in rows]
-    return table(["File", "Tag", "Probability"], cells, "Table of files")+f"<p class='at-links'>{download_link(files_csv(rows), 'tags.csv', 'Download CSV')}</p>"
+    said = lambda row: (
+        html.escape(row["error"])
+        if "error" in row
+        else display_label(row["tags"][0]["label"])
+        if row["known"]
+        else "nothing I know"
+    )
+    cells = [
+        (html.escape(row["file"]), said(row), percent(row["tags"][0]["probability"]) if row.get("known") else "")
+        for row in rows
+    ]
+    return (
+        table(["File", "Tag", "Probability"], cells, "Table of files")
+        + f"<p class='at-links'>{download_link(files_csv(rows), 'tags.csv', 'Download CSV')}</p>"
+    )
+
 
 def label_list(
     name: str, # of the model
@@ -178,8 +252,11 @@ def label_list(
 ) -> str: # HTML
     "What a model knows, with a search box"
     words = "".join(f"<li>{display_label(label)}</li>" for label in labels)
-    return (f"<details class='at-words' data-model='{html.escape(name, quote=True)}'><summary>It knows {len(labels)} sounds</summary><input type='search' data-filter placeholder='Search them' aria-label='Search the sounds that the model knows'>"
-            f"<ul tabindex='0' aria-label='Sounds that the model knows'>{words}</ul><p class='at-note' hidden>No such sound: this model can't tag it.</p></details>")
+    return (
+        f"<details class='at-words' data-model='{html.escape(name, quote=True)}'><summary>It knows {len(labels)} sounds</summary><input type='search' data-filter placeholder='Search them' aria-label='Search the sounds that the model knows'>"
+        f"<ul tabindex='0' aria-label='Sounds that the model knows'>{words}</ul><p class='at-note' hidden>No such sound: this model can't tag it.</p></details>"
+    )
+
 
 def alert(
     sentence: str, # what is wrong and what to do
@@ -194,8 +271,17 @@ def model_summary(
 ) -> str: # HTML
     "What a model was trained on, how well it does, and under which licences"
     shown = lambda value: f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
-    scores = [f"{html.escape(key.replace('_', ' '))} {shown(value)}" for key, value in (config.get("metrics") or {}).items() if isinstance(value, (int, float, str))]
-    sets = [f"<li>{html.escape(d.get('title') or d['name'])}: {html.escape(d.get('licence', 'licence unknown'))}. {html.escape(d.get('citation', ''))}</li>" for d in config.get("datasets") or []]
+    scores = [
+        f"{html.escape(key.replace('_', ' '))} {shown(value)}"
+        for key, value in (config.get("metrics") or {}).items()
+        if isinstance(value, (int, float, str))
+    ]
+    sets = [
+        f"<li>{html.escape(d.get('title') or d['name'])}: {html.escape(d.get('licence', 'licence unknown'))}. {html.escape(d.get('citation', ''))}</li>"
+        for d in config.get("datasets") or []
+    ]
     clips = sum(map(len, (config.get("trained_on") or {}).values()))
-    return (f"<h3>{html.escape(name)}</h3><p>It knows {len(config['labels'])} sounds. Its network is called {html.escape(config['architecture']['name'])} and learned from {clips or 'an unknown number of'} clips. "
-            f"Measured: {', '.join(scores) or 'nothing yet'}.</p><ul>{''.join(sets)}</ul>")
+    return (
+        f"<h3>{html.escape(name)}</h3><p>It knows {len(config['labels'])} sounds. Its network is called {html.escape(config['architecture']['name'])} and learned from {clips or 'an unknown number of'} clips. "
+        f"Measured: {', '.join(scores) or 'nothing yet'}.</p><ul>{''.join(sets)}</ul>"
+    )

@@ -36,7 +36,10 @@ def to_image(spec: Tensor|np.ndarray # (1, bands, frames) or (bands, frames), 0 
     ) -> np.ndarray: # (bands, frames) uint8, low frequencies in the bottom row
     "A spectrogram as 8-bit grey"
     x = np.asarray(spec, dtype="float32")
-    if x.ndim == 3 and len(x) != 1: raise SpectrogramError(f"an image holds one channel, and this spectrogram has {len(x)}: train on waveforms instead (kind 'delta' is computed in the batch)")
+    if x.ndim == 3 and len(x) != 1:
+        raise SpectrogramError(
+            f"an image holds one channel, and this spectrogram has {len(x)}: train on waveforms instead (kind 'delta' is computed in the batch)"
+        )
     return (x.reshape(x.shape[-2:])[::-1].clip(0, 1)*255+.5).astype("uint8")
 
 def from_image(image: np.ndarray # (bands, frames) uint8
@@ -49,8 +52,13 @@ def png(image: np.ndarray, # (rows, columns) uint8
     note: str = "" # ASCII, stored before the pixels under the key "audiotag"
     ) -> bytes:
     "An 8-bit grey PNG"
-    def chunk(kind: bytes, data: bytes) -> bytes: return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind+data))
-    lines = np.ones((image.shape[0], image.shape[1]+1), "uint8") # each line begins with its filter, 1: differences to the left
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = np.ones(
+        (image.shape[0], image.shape[1] + 1), "uint8"
+    )  # each line begins with its filter, 1: differences to the left
     lines[:, 1:] = np.diff(image, axis=1, prepend=np.uint8(0))
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     size = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 0)
@@ -68,7 +76,13 @@ class Converted(NamedTuple):
 
 class _ConvertTask(NamedTuple):
     "One clip to convert"
-    path: str; start: float|None; end: float|None; image: str; mark: str
+
+    path: str
+    start: float | None
+    end: float | None
+    image: str
+    mark: str
+
 
 @lru_cache(maxsize=2)
 def _cached_front_end(config: SpectrogramConfig) -> nn.Module: return front_end(config).eval()
@@ -136,7 +150,11 @@ def _convert_all(jobs: list[_ConvertTask], config: SpectrogramConfig, workers: i
     try:
         with ProcessPoolExecutor(workers, multiprocessing.get_context(method), torch.set_num_threads, (1,)) as pool:
             return list(bar(pool.map(work, jobs, chunksize=max(1, min(16, len(jobs)//(4*workers))))))
-    except BrokenProcessPool: raise SpectrogramError("a worker was killed (is there enough memory?): convert again to go on where it stopped") from None
+    except BrokenProcessPool:
+        raise SpectrogramError(
+            "a worker was killed (is there enough memory?): convert again to go on where it stopped"
+        ) from None
+
 
 def convert(table: pd.DataFrame, # Clips: path, and where they have them clip_id, start, end
     out: str|Path, # Folder for the images, clips.csv, config.json and failed.csv
@@ -145,18 +163,30 @@ def convert(table: pd.DataFrame, # Clips: path, and where they have them clip_id
     progress: bool = True # Show a bar, where stderr is a terminal
     ) -> Converted:
     "Write one image a clip, in parallel; a second run goes on where the first stopped. Raises `SpectrogramError` for a kind that fits no grey image"
-    if config.kind in ("wave", "delta"): raise SpectrogramError(f"kind {config.kind!r} makes no grey images: use 'logmel', 'mfcc' or 'pcen', or train on waveforms")
+    if config.kind in ("wave", "delta"):
+        raise SpectrogramError(
+            f"kind {config.kind!r} makes no grey images: use 'logmel', 'mfcc' or 'pcen', or train on waveforms"
+        )
     out, table, settings = Path(out), table.reset_index(drop=True), json.dumps(config.to_dict(), indent=1)
     names = _image_names(table)
-    parts = [tuple(None if pd.isna(t) else float(t) for t in pair) for pair in table.reindex(columns=["start", "end"]).to_numpy()]
-    jobs = [_ConvertTask(str(path), *part, str(out/name), _mark(str(path), *part, settings)) for path, part, name in zip(table["path"], parts, names)]
+    parts = [
+        tuple(None if pd.isna(t) else float(t) for t in pair)
+        for pair in table.reindex(columns=["start", "end"]).to_numpy()
+    ]
+    jobs = [
+        _ConvertTask(str(path), *part, str(out / name), _mark(str(path), *part, settings))
+        for path, part, name in zip(table["path"], parts, names)
+    ]
     todo = [i for i, job in enumerate(jobs) if not _is_current(job)]
     for folder in {out, *(Path(job.image).parent for job in jobs)}: folder.mkdir(parents=True, exist_ok=True)
     if todo: # a folder that has them is whole
         for path in (out/"clips.csv", out/"config.json", *out.rglob(".*.part")): path.unlink(missing_ok=True)
     reasons = dict(zip(todo, _convert_all([jobs[i] for i in todo], config, workers, progress)))
     bad = table.index.isin([i for i, reason in reasons.items() if reason])
-    failed = table.loc[bad, [c for c in ("clip_id", "path") if c in table]].assign(reason=[reasons[i] for i in table.index[bad]])
-    for name, rows in (("failed.csv", failed), ("clips.csv", table.assign(image=names)[~bad])): write_atomic(out/name, rows.to_csv(index=False))
+    failed = table.loc[bad, [c for c in ("clip_id", "path") if c in table]].assign(
+        reason=[reasons[i] for i in table.index[bad]]
+    )
+    for name, rows in (("failed.csv", failed), ("clips.csv", table.assign(image=names)[~bad])):
+        write_atomic(out / name, rows.to_csv(index=False))
     write_atomic(out/"config.json", settings)
     return Converted(len(todo)-len(failed), len(jobs)-len(todo), len(failed))

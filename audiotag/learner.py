@@ -59,7 +59,8 @@ def local_device(
 ) -> str | None:
     "The device of this process: a GPU of its own where several processes share a machine, else `device`"
     if num_distrib() <= 1: return device
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available(): return "cpu"
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") or not torch.cuda.is_available():
+        return "cpu"
     place = int(os.environ.get("LOCAL_RANK", "0"))
     torch.cuda.set_device(place)
     return f"cuda:{place}"
@@ -91,7 +92,9 @@ class ShardedDL(DistributedDL):
 # %% ../nbs/20_learner.ipynb #83046b3b
 class _Shards(DistributedTrainer):
     "fastai's callback with our loader"
-    def _wrap_dl(self, dl: TfmdDL) -> DistributedDL: return dl if isinstance(dl, DistributedDL) else ShardedDL(dl, device=self.learn.model.device)
+
+    def _wrap_dl(self, dl: TfmdDL) -> DistributedDL:
+        return dl if isinstance(dl, DistributedDL) else ShardedDL(dl, device=self.learn.model.device)
 
     def after_fit(self):
         if not hasattr(self, "old_dls"): return
@@ -118,6 +121,7 @@ def distributed(
 # %% ../nbs/20_learner.ipynb #ea363d45
 class Progress(Callback):
     "A bar with the loss while an epoch runs (on a terminal), a line when it ends, `history`, and the `best` weights so far"
+
     order = 60
 
     def __init__(
@@ -127,7 +131,13 @@ class Progress(Callback):
 
     def before_epoch(self):
         self.started = time.perf_counter()
-        self.bar = tqdm(total=len(self.dls.train), desc=f"epoch {len(self.history) + 1}", leave=False, disable=None if is_main() else True, file=sys.stderr)
+        self.bar = tqdm(
+            total=len(self.dls.train),
+            desc=f"epoch {len(self.history) + 1}",
+            leave=False,
+            disable=None if is_main() else True,
+            file=sys.stderr,
+        )
 
     def after_batch(self):
         if not self.training: return
@@ -136,11 +146,16 @@ class Progress(Callback):
 
     def after_epoch(self):
         self.bar.close()
-        names = ["map3" if name == "map_at_3" else name for name in self.recorder.metric_names[1:]]  # as config.json has it
+        names = [
+            "map3" if name == "map_at_3" else name for name in self.recorder.metric_names[1:]
+        ]  # as config.json has it
         row = {k: round(float(v), 4) for k, v in zip(names, self.recorder.values[-1]) if v is not None}
-        self.history.append({"epoch": len(self.history) + 1, **row, "seconds": round(time.perf_counter() - self.started, 1)})
+        self.history.append(
+            {"epoch": len(self.history) + 1, **row, "seconds": round(time.perf_counter() - self.started, 1)}
+        )
         if is_main(): print("  ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items()), file=sys.stderr)
-        if not isfinite(row["train_loss"]): raise TrainingError("the loss isn't a number any more: train with a lower lr")
+        if not isfinite(row["train_loss"]):
+            raise TrainingError("the loss isn't a number any more: train with a lower lr")
         self._compare(row.get("map3", -row.get("valid_loss", 0.0)))
         if self.patience and self.stale >= self.patience: raise CancelFitException
 
@@ -194,12 +209,15 @@ def random_noise_batch(
 ) -> Tensor:  # (clips, samples) in -1 ... 1
     "Noise of random colour, at a random level of -80 to -3 dB; a quarter is silence"
     level = 10 ** (torch.empty(clips, 1).uniform_(-80, -3) / 20) * (torch.rand(clips, 1) > .25)
-    unheard = samples // 1600  # 1/800 of the highest frequency: 20 Hz at 32 kHz. There brown noise would have nearly all its power
+    unheard = (
+        samples // 1600
+    )  # 1/800 of the highest frequency: 20 Hz at 32 kHz. There brown noise would have nearly all its power
     return (colored_noise(2.5 * torch.rand(clips, 1), samples, unheard) * level).clamp(-1, 1)
 
 
 class OutlierExposure(Callback):
     "Put made noise behind each training batch and ask for a uniform answer to it (for no label at all, where several may hold)"
+
     order, run_valid = 5, False  # after MixUp, which must not mix it in
 
     def __init__(
@@ -213,7 +231,9 @@ class OutlierExposure(Callback):
     @torch.no_grad()
     def before_batch(self):
         self.clips = len(self.x)
-        made = self.front_end.to(self.x.device)(random_noise_batch(max(1, self.clips // 8), self.samples).to(self.x.device))
+        made = self.front_end.to(self.x.device)(
+            random_noise_batch(max(1, self.clips // 8), self.samples).to(self.x.device)
+        )
         self.learn.xb = (torch.cat([self.x.as_subclass(Tensor), made.to(self.x.dtype)]),)
 
     def after_pred(self): self.unknown_pred, self.learn.pred = self.pred[self.clips:], self.pred[:self.clips]
@@ -262,9 +282,18 @@ def load_model(
 ) -> "torch.nn.Module":  # an AudioNet on the CPU, in evaluation mode
     "The network of a bundle, to go on training or to look inside; raises `BundleError`"
     bundle = read_bundle(folder)
-    model = create_model(bundle.architecture["name"], len(bundle.labels), SpectrogramConfig.from_dict(bundle.spectrogram), **bundle.architecture["kwargs"])
-    try: model.load_state_dict(load(read_verified(bundle, WEIGHTS)))
-    except RuntimeError: raise BundleError(f"{bundle.folder / WEIGHTS} doesn't fit the architecture {bundle.architecture['name']}: export the model again") from None
+    model = create_model(
+        bundle.architecture["name"],
+        len(bundle.labels),
+        SpectrogramConfig.from_dict(bundle.spectrogram),
+        **bundle.architecture["kwargs"],
+    )
+    try:
+        model.load_state_dict(load(read_verified(bundle, WEIGHTS)))
+    except RuntimeError:
+        raise BundleError(
+            f"{bundle.folder / WEIGHTS} doesn't fit the architecture {bundle.architecture['name']}: export the model again"
+        ) from None
     return model.eval()
 
 # %% ../nbs/20_learner.ipynb #36868777
@@ -287,7 +316,10 @@ def input_config(
     config = config or default_config(recipe.arch)
     if recipe.input in (None, config.kind): return config
     if config.kind == "wave": raise TrainingError(f"{recipe.arch} hears the waveform itself: leave out --input")
-    if recipe.weights: raise TrainingError(f"the published weights of {recipe.arch} were learnt on {config.kind}: leave out --input, or train from scratch without --weights")
+    if recipe.weights:
+        raise TrainingError(
+            f"the published weights of {recipe.arch} were learnt on {config.kind}: leave out --input, or train from scratch without --weights"
+        )
     return replace(config, kind=recipe.input)
 
 
@@ -296,7 +328,9 @@ def job_config(recipe: Recipe, job: RunConfig) -> SpectrogramConfig:
     if job.init_from is None: return input_config(recipe, job.config)
     config = SpectrogramConfig.from_dict(read_bundle(job.init_from).spectrogram)
     if recipe.input in (None, config.kind): return config
-    raise TrainingError(f"{job.init_from} was trained on {config.kind}: leave out --input, or train from scratch without --from")
+    raise TrainingError(
+        f"{job.init_from} was trained on {config.kind}: leave out --input, or train from scratch without --from"
+    )
 
 # %% ../nbs/20_learner.ipynb #8bf567c3
 def augmentation(recipe: Recipe) -> dict:
@@ -310,8 +344,16 @@ def batch_tfms(
 ) -> list[Transform]:
     "All that changes a training batch, but for mixup"
     gain = (-recipe.gain_db, recipe.gain_db) if recipe.gain_db else None
-    first = wave_tfms(gain_db=gain, pitch=recipe.pitch, shift=1.0 if recipe.roll else 0.0) if wave else spec_tfms(**augmentation(recipe))
-    shared = [recipe.lowpass and LowPass(recipe.lowpass), recipe.noise and BackgroundNoise(recipe.noise), recipe.mix_clips and MixClips(recipe.mix_clips)]
+    first = (
+        wave_tfms(gain_db=gain, pitch=recipe.pitch, shift=1.0 if recipe.roll else 0.0)
+        if wave
+        else spec_tfms(**augmentation(recipe))
+    )
+    shared = [
+        recipe.lowpass and LowPass(recipe.lowpass),
+        recipe.noise and BackgroundNoise(recipe.noise),
+        recipe.mix_clips and MixClips(recipe.mix_clips),
+    ]
     return first + [tfm for tfm in shared if tfm]
 
 
@@ -333,8 +375,10 @@ def resolve_device(
     device: str | None,  # None: the fastest there is
 ) -> torch.device:
     "Where this process computes; raises TrainingError for a device that isn't there"
-    try: return torch.empty(0, device=local_device(device) or default_device()).device
-    except (RuntimeError, AssertionError): raise TrainingError(f"--device {device} can't be used here: leave it out for the fastest there is") from None
+    try:
+        return torch.empty(0, device=local_device(device) or default_device()).device
+    except (RuntimeError, AssertionError):
+        raise TrainingError(f"--device {device} can't be used here: leave it out for the fastest there is") from None
 
 
 def make_learner(
@@ -351,13 +395,28 @@ def make_learner(
     set_seed(recipe.seed)
     config = config or input_config(recipe)
     wave = config.kind == "wave"
-    dls = clip_dls(table, config, recipe.crop_seconds, recipe.bs, images=images, multilabel=recipe.multilabel, sampler=recipe.balance, seed=recipe.seed,
-                   vocab=labels, unverified=recipe.unverified_weight, workers=workers, device=resolve_device(device),
-                   **{"wave_augment" if wave else "spec_augment": batch_tfms(recipe, wave)})
+    dls = clip_dls(
+        table,
+        config,
+        recipe.crop_seconds,
+        recipe.bs,
+        images=images,
+        multilabel=recipe.multilabel,
+        sampler=recipe.balance,
+        seed=recipe.seed,
+        vocab=labels,
+        unverified=recipe.unverified_weight,
+        workers=workers,
+        device=resolve_device(device),
+        **{"wave_augment" if wave else "spec_augment": batch_tfms(recipe, wave)},
+    )
     if model is None:
         model = create_model(recipe.arch, len(dls.vocab), config, weights=recipe.weights)
-        if recipe.weights and recipe.arch in EFFICIENTAT_WEIGHTS: init_head_from_audioset(model, list(dls.vocab), recipe.weights)
-    loss = BCEWithLogitsLossFlat() if recipe.multilabel else CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing)
+        if recipe.weights and recipe.arch in EFFICIENTAT_WEIGHTS:
+            init_head_from_audioset(model, list(dls.vocab), recipe.weights)
+    loss = (
+        BCEWithLogitsLossFlat() if recipe.multilabel else CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing)
+    )
     return Learner(dls, model.to(memory_format=torch.channels_last), loss, splitter=split_params, wd=recipe.wd,
                    metrics=[] if recipe.multilabel else [batch_accuracy, map_at_3], cbs=mixup_callbacks(recipe))
 
@@ -381,12 +440,19 @@ def freeze_schedule(
 def training_callbacks(learn: Learner, recipe: Recipe, fp16: bool) -> list[Callback]:
     "The callbacks that a training needs and what is exported doesn't; raises TrainingError where one can't work"
     reader = learn.dls.train_ds.tfms[0][0]
-    if recipe.patience and not len(learn.dls.valid_ds): raise TrainingError("patience needs validation clips: there are none")
-    if recipe.mask_share and num_distrib() > 1: raise TrainingError("mask_share works in one process only: leave out accelerate launch, or mask_share")
-    if fp16 and torch.device(learn.dls.device).type != "cuda": raise TrainingError("--fp16 needs an NVIDIA GPU (--device cuda): leave it out")
+    if recipe.patience and not len(learn.dls.valid_ds):
+        raise TrainingError("patience needs validation clips: there are none")
+    if recipe.mask_share and num_distrib() > 1:
+        raise TrainingError("mask_share works in one process only: leave out accelerate launch, or mask_share")
+    if fp16 and torch.device(learn.dls.device).type != "cuda":
+        raise TrainingError("--fp16 needs an NVIDIA GPU (--device cuda): leave it out")
     samples = round(recipe.crop_seconds * reader.config.sample_rate)
-    found = [recipe.ema and WeightEMA(recipe.ema), recipe.mask_share and LossMasking(recipe.mask_share), fp16 and MixedPrecision(),
-             recipe.outliers and OutlierExposure(recipe.outliers, reader.config, samples, recipe.multilabel)]
+    found = [
+        recipe.ema and WeightEMA(recipe.ema),
+        recipe.mask_share and LossMasking(recipe.mask_share),
+        fp16 and MixedPrecision(),
+        recipe.outliers and OutlierExposure(recipe.outliers, reader.config, samples, recipe.multilabel),
+    ]
     return [callback for callback in found if callback]
 
 
@@ -405,7 +471,8 @@ def fit(
                     learn.freeze_to(-groups)
                     learn.fit_one_cycle(epochs, recipe.lr if groups == 1 else rates)
         except KeyboardInterrupt:
-            if progress.best is None: raise TrainingError("stopped before the first epoch ended: nothing to save") from None
+            if progress.best is None:
+                raise TrainingError("stopped before the first epoch ended: nothing to save") from None
             print(f"stopped: going on with the best weights of {len(progress.history)} epochs", file=sys.stderr)
             learn.loss_func, loss.reduction = loss, "mean"
         else:

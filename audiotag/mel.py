@@ -39,11 +39,19 @@ class SpectrogramConfig:
     trim_db: float|None = 60. # Silence at the ends, so far below the loudest frame, is cut; None keeps it
 
     def __post_init__(self):
-        faults = {f"mel is {self.mel!r}: use one of {MELS}": self.mel not in MELS, f"kind is {self.kind!r}: use one of {KINDS}": self.kind not in KINDS,
-            f"f_min {self.f_min:g} to f_max {self.f_max:g} Hz must lie between 0 and half the sample rate": not 0 <= self.f_min < self.f_max <= self.sample_rate/2,
-            f"n_fft {self.n_fft} must be even and at least win_length {self.win_length}": self.n_fft % 2 or not 0 < self.win_length <= self.n_fft,
-            f"hop_length {self.hop_length} and n_mels {self.n_mels} must be positive": min(self.hop_length, self.n_mels) < 1,
-            f"db_min {self.db_min:g} must be below db_max {self.db_max:g}": self.db_min >= self.db_max}
+        faults = {
+            f"mel is {self.mel!r}: use one of {MELS}": self.mel not in MELS,
+            f"kind is {self.kind!r}: use one of {KINDS}": self.kind not in KINDS,
+            f"f_min {self.f_min:g} to f_max {self.f_max:g} Hz must lie between 0 and half the sample rate": not 0
+            <= self.f_min
+            < self.f_max
+            <= self.sample_rate / 2,
+            f"n_fft {self.n_fft} must be even and at least win_length {self.win_length}": self.n_fft % 2
+            or not 0 < self.win_length <= self.n_fft,
+            f"hop_length {self.hop_length} and n_mels {self.n_mels} must be positive": min(self.hop_length, self.n_mels)
+            < 1,
+            f"db_min {self.db_min:g} must be below db_max {self.db_max:g}": self.db_min >= self.db_max,
+        }
         for fault, found in faults.items():
             if found: raise SpectrogramError(f"spectrogram: {fault}")
 
@@ -62,10 +70,17 @@ class SpectrogramConfig:
     def to_dict(self) -> dict: return asdict(self)
 
     @classmethod
-    def from_dict(cls, settings: dict) -> "SpectrogramConfig": # settings: as `to_dict` gives them; "frequencies", which follow from the rest, are ignored
+    def from_dict(
+        cls, settings: dict
+    ) -> (
+        "SpectrogramConfig"
+    ):  # settings: as `to_dict` gives them; "frequencies", which follow from the rest, are ignored
         "Raises `SpectrogramError` on a setting that it doesn't know"
         unknown = set(settings)-{field.name for field in fields(cls)}-{"frequencies"}
-        if unknown: raise SpectrogramError(f"spectrogram: unknown settings {', '.join(sorted(unknown))}: written by a newer audiotag?")
+        if unknown:
+            raise SpectrogramError(
+                f"spectrogram: unknown settings {', '.join(sorted(unknown))}: written by a newer audiotag?"
+            )
         return cls(**{k: v for k, v in settings.items() if k != "frequencies"})
 
 EFFICIENTAT = SpectrogramConfig(win_length=800, f_min=0., mel="kaldi", periodic=False, preemphasis=.97, offset=1e-5)

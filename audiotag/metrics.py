@@ -17,9 +17,12 @@ def _checked(probs, targets) -> tuple[np.ndarray, np.ndarray]:
     probs, targets = np.asarray(probs), np.asarray(targets)
     if probs.ndim != 2: raise ValueError(f"probs should be (clips, classes), not {probs.shape}")
     if not len(probs): raise ValueError("no clips: a metric of nothing has no value")
-    if not np.isfinite(probs).all(): raise ValueError("probs hold NaN or infinity: the network that gave them is broken")
+    if not np.isfinite(probs).all():
+        raise ValueError("probs hold NaN or infinity: the network that gave them is broken")
     if targets.shape != (len(probs),) and targets.shape != probs.shape:
-        raise ValueError(f"targets {targets.shape} don't fit probs {probs.shape}: one class number, or one row of 0s and 1s, a clip")
+        raise ValueError(
+            f"targets {targets.shape} don't fit probs {probs.shape}: one class number, or one row of 0s and 1s, a clip"
+        )
     return probs, targets
 
 def _ranks(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -82,12 +85,14 @@ def log_loss(
 
 # %% ../nbs/14_metrics.ipynb #4d978f08
 def calibration_error(
-    probs, # Probabilities (clips, classes), rows that sum to 1
-    targets, # True class numbers (clips,)
-    bins: int = 15, # Bins of equal width over the top probability
-    debiased: bool = True, # Take each clip's sign from the other groups in its bin; False gives Guo's ECE
-    groups=None, # Source of each clip (clips,); None: each clip its own
-) -> float: # Mean distance between stated probability and frequency, in probability; debiased has mean 0 for a perfect model
+    probs,  # Probabilities (clips, classes), rows that sum to 1
+    targets,  # True class numbers (clips,)
+    bins: int = 15,  # Bins of equal width over the top probability
+    debiased: bool = True,  # Take each clip's sign from the other groups in its bin; False gives Guo's ECE
+    groups=None,  # Source of each clip (clips,); None: each clip its own
+) -> (
+    float
+):  # Mean distance between stated probability and frequency, in probability; debiased has mean 0 for a perfect model
     "Expected calibration error of the top guess (Guo et al. 2017), without the bias that a few clips a bin bring"
     probs, targets = _checked(probs, targets)
     top = probs.max(1)
@@ -108,7 +113,7 @@ def bootstrap(
     n: int = 1000, # Draws
     seed: int = 0, # Same seed, same interval
     level: float = .95, # Share of draws that the interval holds
-) -> tuple[float, float]: # (low, high)
+) -> tuple[float, float]:  # (low, high)
     "Percentile interval of a metric, from drawing sources with replacement (Efron 1979); metrics without value in a draw are left out"
     probs, targets = _checked(probs, targets)
     source = np.unique(np.arange(len(probs)) if groups is None else groups, return_inverse=True)[1]
@@ -130,8 +135,21 @@ def classification_metrics(
     "The figures of a set of clips, rounded to 4 digits; raises ValueError when the shapes don't fit"
     probs, targets = _checked(probs, targets)
     guess = probs.argmax(1)
-    whole = {"clips": len(probs), "accuracy": accuracy(probs, targets), "map3": map_at_k(probs, targets), "macro_f1": macro_f1(probs, targets), "log_loss": log_loss(probs, targets)}
+    whole = {
+        "clips": len(probs),
+        "accuracy": accuracy(probs, targets),
+        "map3": map_at_k(probs, targets),
+        "macro_f1": macro_f1(probs, targets),
+        "log_loss": log_loss(probs, targets),
+    }
     hits = {i: int(((guess == i) & (targets == i)).sum()) for i in range(len(labels))}
     share = lambda part, of: round(part/int(of), 4) if of else None
-    per_class = {label: {"clips": int((targets == i).sum()), "recall": share(hits[i], (targets == i).sum()), "precision": share(hits[i], (guess == i).sum())} for i, label in enumerate(labels)}
+    per_class = {
+        label: {
+            "clips": int((targets == i).sum()),
+            "recall": share(hits[i], (targets == i).sum()),
+            "precision": share(hits[i], (guess == i).sum()),
+        }
+        for i, label in enumerate(labels)
+    }
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in whole.items()} | {"per_class": per_class}

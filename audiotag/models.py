@@ -39,9 +39,11 @@ class MeanPool(nn.Module):
 
 # %% ../nbs/13_models.ipynb #d2a16fd4
 def small_body(
-    channels: int = 1, # Channels of the input
-    sizes: tuple[int, ...] = (16, 32, 64, 128), # Channels after the stem and after each block
-) -> tuple[nn.Sequential, int]: # Maps (b, channels, bands, frames) to (b, 128, bands/8, frames/8); its number of channels
+    channels: int = 1,  # Channels of the input
+    sizes: tuple[int, ...] = (16, 32, 64, 128),  # Channels after the stem and after each block
+) -> tuple[
+    nn.Sequential, int
+]:  # Maps (b, channels, bands, frames) to (b, 128, bands/8, frames/8); its number of channels
     "A slim residual network of fastai's own blocks (He et al. 2019, 'Bag of tricks')"
     strides = [2]*(len(sizes) - 2) + [1]
     blocks = [ResBlock(1, a, b, stride=s) for a, b, s in zip(sizes[:-1], sizes[1:], strides)]
@@ -49,9 +51,24 @@ def small_body(
 
 # %% ../nbs/13_models.ipynb #75884b52
 # kernel, expanded channels, channels out, squeeze-excite, hard-swish (else ReLU), stride
-MOBILENET = ((3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1), (5, 72, 40, 1, 0, 2), (5, 120, 40, 1, 0, 1),
-    (5, 120, 40, 1, 0, 1), (3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1),
-    (3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1), (5, 672, 160, 1, 1, 2), (5, 960, 160, 1, 1, 1), (5, 960, 160, 1, 1, 1))
+MOBILENET = (
+    (3, 16, 16, 0, 0, 1),
+    (3, 64, 24, 0, 0, 2),
+    (3, 72, 24, 0, 0, 1),
+    (5, 72, 40, 1, 0, 2),
+    (5, 120, 40, 1, 0, 1),
+    (5, 120, 40, 1, 0, 1),
+    (3, 240, 80, 0, 1, 2),
+    (3, 200, 80, 0, 1, 1),
+    (3, 184, 80, 0, 1, 1),
+    (3, 184, 80, 0, 1, 1),
+    (3, 480, 112, 1, 1, 1),
+    (3, 672, 112, 1, 1, 1),
+    (5, 672, 160, 1, 1, 2),
+    (5, 960, 160, 1, 1, 1),
+    (5, 960, 160, 1, 1, 1),
+)
+
 
 def round_channels(
     channels: float, # Wanted number
@@ -73,15 +90,23 @@ class SqueezeExcite(nn.Module):
         scale = self.fc2(self.fc1(x.mean((2, 3))).relu()).sigmoid()
         return x*scale[:, :, None, None]
 
-def _conv(c_in: int, c_out: int, kernel: int, act: type|None, momentum: float, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def _conv(
+    c_in: int, c_out: int, kernel: int, act: type | None, momentum: float, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     "Convolution, batch norm, activation"
-    layers = [nn.Conv2d(c_in, c_out, kernel, stride, kernel//2, groups=groups, bias=False), nn.BatchNorm2d(c_out, eps=.001, momentum=momentum)]
+    layers = [
+        nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(c_out, eps=0.001, momentum=momentum),
+    ]
     nn.init.kaiming_normal_(layers[0].weight, mode="fan_out")
     return nn.Sequential(*layers, *([act()] if act else []))
 
 class InvertedResidual(nn.Module):
     "Widen, filter, narrow, and add the input where it fits (Sandler et al. 2018; Howard et al. 2019)"
-    def __init__(self, c_in: int, kernel: int, wide: int, c_out: int, excite: bool, act: type, stride: int, momentum: float):
+
+    def __init__(
+        self, c_in: int, kernel: int, wide: int, c_out: int, excite: bool, act: type, stride: int, momentum: float
+    ):
         super().__init__()
         self.block = nn.Sequential(
             *([_conv(c_in, wide, 1, act, momentum)] if wide != c_in else []),
@@ -94,12 +119,17 @@ class InvertedResidual(nn.Module):
 
 # %% ../nbs/13_models.ipynb #df11ac8c
 def mn_body(
-    width: float = .4, # Width multiplier: 0.4 for mn04
-    channels: int = 1, # Channels of the input
-    momentum: float = .01, # How fast batch norm's averages move
-) -> tuple[nn.Sequential, int, int]: # Maps (b, channels, bands, frames) to (b, n, bands/32, frames/32); n; width of the layer before the last
+    width: float = 0.4,  # Width multiplier: 0.4 for mn04
+    channels: int = 1,  # Channels of the input
+    momentum: float = 0.01,  # How fast batch norm's averages move
+) -> tuple[
+    nn.Sequential, int, int
+]:  # Maps (b, channels, bands, frames) to (b, n, bands/32, frames/32); n; width of the layer before the last
     "EfficientAT's MobileNetV3 without its classifier (Schmid et al., ICASSP 2023)"
-    scaled = [(k, *(round_channels(c*width) for c in (wide, out)), se, nn.Hardswish if hs else nn.ReLU, s) for k, wide, out, se, hs, s in MOBILENET]
+    scaled = [
+        (k, *(round_channels(c * width) for c in (wide, out)), se, nn.Hardswish if hs else nn.ReLU, s)
+        for k, wide, out, se, hs, s in MOBILENET
+    ]
     first, last = scaled[0][2], scaled[-1][2]
     inputs = [first] + [row[2] for row in scaled]
     return nn.Sequential(
@@ -132,7 +162,9 @@ class WaveFilters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         level = x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-3)
-        cosine, sine = self.filters(x/level).float().square().chunk(2, 1)     # float: a click's energy overflows half precision
+        cosine, sine = (
+            self.filters(x / level).float().square().chunk(2, 1)
+        )  # float: a click's energy overflows half precision
         return self.norm((self.pool(cosine + sine) + 1e-3).log())
 
 def wave_body(
@@ -156,9 +188,14 @@ class BiGRU(nn.GRU):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.onnx.is_in_onnx_export(): return super().forward(x)[0]
         bias = torch.cat([self._onnx_gates("bias_ih"), self._onnx_gates("bias_hh")], 1)
-        out = torch.onnx.ops.symbolic("GRU", (x.transpose(0, 1), self._onnx_gates("weight_ih"), self._onnx_gates("weight_hh"), bias),
+        out = torch.onnx.ops.symbolic(
+            "GRU",
+            (x.transpose(0, 1), self._onnx_gates("weight_ih"), self._onnx_gates("weight_hh"), bias),
             {"direction": "bidirectional", "hidden_size": self.hidden_size, "linear_before_reset": 1},
-            dtype=x.dtype, shape=(x.shape[1], 2, x.shape[0], self.hidden_size), version=14)
+            dtype=x.dtype,
+            shape=(x.shape[1], 2, x.shape[0], self.hidden_size),
+            version=14,
+        )
         return out.permute(2, 0, 1, 3).flatten(2)
 
 class RecurrentPool(nn.Module):
@@ -172,9 +209,11 @@ class RecurrentPool(nn.Module):
         return (self.attention(steps).softmax(1)*steps).sum(1)
 
 def crnn_body(
-    channels: int = 1, # Channels of the input
-    sizes: tuple[int, ...] = (32, 48, 64, 96), # Channels after each convolution
-) -> tuple[nn.Sequential, int]: # Maps (b, channels, bands, frames) to (b, 96, bands/16, frames/4); its number of channels
+    channels: int = 1,  # Channels of the input
+    sizes: tuple[int, ...] = (32, 48, 64, 96),  # Channels after each convolution
+) -> tuple[
+    nn.Sequential, int
+]:  # Maps (b, channels, bands, frames) to (b, 96, bands/16, frames/4); its number of channels
     "The convolutions in front of a `RecurrentPool`: they shrink frequency by 16, time only by 4 (after Çakır et al. 2017)"
     strides = [2, 2] + [(2, 1)]*(len(sizes) - 2)
     return nn.Sequential(*(ConvLayer(a, b, stride=s) for a, b, s in zip((channels, *sizes), sizes, strides))), sizes[-1]
@@ -193,12 +232,20 @@ def fetch_weights(
 ) -> Path: # The file, in the user's cache
     "Download EfficientAT's weights once; raises AudiotagError offline or when the file is not the published one"
     import pooch
-    if arch not in EFFICIENTAT_WEIGHTS: raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}, or leave weights out")
+
+    if arch not in EFFICIENTAT_WEIGHTS:
+        raise AudiotagError(
+            f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}, or leave weights out"
+        )
     url, sha256 = EFFICIENTAT_WEIGHTS[arch]
     name = url.rpartition("/")[2]
-    try: return Path(pooch.retrieve(url, sha256, fname=name, path=pooch.os_cache("audiotag")))
+    try:
+        return Path(pooch.retrieve(url, sha256, fname=name, path=pooch.os_cache("audiotag")))
     except (OSError, ValueError) as error:
-        raise AudiotagError(f"{name} could not be fetched ({type(error).__name__}): download {url} elsewhere and give the file as weights, or leave weights out") from error
+        raise AudiotagError(
+            f"{name} could not be fetched ({type(error).__name__}): download {url} elsewhere and give the file as weights, or leave weights out"
+        ) from error
+
 
 def read_state_dict(
     path: str|Path, # A file that torch.save wrote
@@ -212,7 +259,10 @@ def read_state_dict(
     try: state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise AudiotagError(f"{path.name} holds no whole PyTorch state dict: download it again") from error
-    if not isinstance(state, dict): raise AudiotagError(f"{path.name} holds no state dict but a {type(state).__name__}: give EfficientAT's own file")
+    if not isinstance(state, dict):
+        raise AudiotagError(
+            f"{path.name} holds no state dict but a {type(state).__name__}: give EfficientAT's own file"
+        )
     return state
 
 # %% ../nbs/13_models.ipynb #4356316b
@@ -229,7 +279,10 @@ def fetch_imagenet(
     "timm's ImageNet weights, from the hub's cache or the hub; raises AudiotagError when they can't be had"
     import huggingface_hub
     cfg = timm.get_pretrained_cfg(arch)
-    if not (cfg and cfg.hf_hub_id): raise AudiotagError(f"no ImageNet weights of {arch} are published: leave weights out and it starts from scratch")
+    if not (cfg and cfg.hf_hub_id):
+        raise AudiotagError(
+            f"no ImageNet weights of {arch} are published: leave weights out and it starts from scratch"
+        )
     cached = huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors")
     if isinstance(cached, str): return Path(cached)
     advice = f"ImageNet weights of {arch} can't be had: leave weights out (from scratch), or give a local file of timm's {cfg.hf_hub_id}"
@@ -273,24 +326,31 @@ def match_audioset(
 def _linear(n_in: int, n_out: int) -> nn.Linear:
     "A last layer that starts near zero: at first all classes are equally likely"
     layer = nn.Linear(n_in, n_out)
-    nn.init.normal_(layer.weight, 0, .01); nn.init.zeros_(layer.bias)
+    nn.init.normal_(layer.weight, 0, 0.01)
+    nn.init.zeros_(layer.bias)
     return layer
 
 class AudioNet(nn.Module):
     "Normalise, body, pool, head: `head(pool(body((x - mean)/std)))`"
-    def __init__(self,
-        arch: str, # Name that `create_model` knows
-        body: nn.Module, # (b, channels, bands, frames), or (b, 1, samples), to a map (b, c, h, w), or (b, c, t)
-        pool: nn.Module, # That map to (b, n_features)
-        n_features: int, # Length of the embedding
-        n_out: int, # Number of classes
-        scale: tuple[float, float] = (.45, .225), # Mean and standard deviation of the input; ImageNet's grey fits spectrograms in [0, 1]
-        pooled_linear: bool = True, # Whether `embed` is the mean of `features`
+
+    def __init__(
+        self,
+        arch: str,  # Name that `create_model` knows
+        body: nn.Module,  # (b, channels, bands, frames), or (b, 1, samples), to a map (b, c, h, w), or (b, c, t)
+        pool: nn.Module,  # That map to (b, n_features)
+        n_features: int,  # Length of the embedding
+        n_out: int,  # Number of classes
+        scale: tuple[float, float] = (
+            0.45,
+            0.225,
+        ),  # Mean and standard deviation of the input; ImageNet's grey fits spectrograms in [0, 1]
+        pooled_linear: bool = True,  # Whether `embed` is the mean of `features`
     ):
         super().__init__()
         self.arch, self.kwargs, self.pooled_linear = arch, {}, pooled_linear
         self.body, self.pool, self.head = body, pool, _linear(n_features, n_out)
-        self.register_buffer("mean", torch.tensor(scale[0])); self.register_buffer("std", torch.tensor(scale[1]))
+        self.register_buffer("mean", torch.tensor(scale[0]))
+        self.register_buffer("std", torch.tensor(scale[1]))
 
     def features(self, x: Tensor) -> Tensor:
         "The body's map: (b, c, h, w), or (b, c, t) for waveforms"
@@ -320,7 +380,10 @@ def _timm(arch: str, n_out: int, config: SpectrogramConfig, dropout: float = 0.)
         with torch.no_grad(): blank = body.eval()(torch.zeros(1, config.channels, 96, 160))
         fits = blank.ndim == 4 and blank.shape[2] <= 12 and blank.shape[3] <= 20      # (1, c, h, w), not (1, h, w, c)
     except (RuntimeError, AssertionError, ValueError): fits = False
-    if not fits: raise AudiotagError(f"{arch} takes pictures of one size only or gives no map: choose a convolutional network, such as resnet18 or convnext_tiny")
+    if not fits:
+        raise AudiotagError(
+            f"{arch} takes pictures of one size only or gives no map: choose a convolutional network, such as resnet18 or convnext_tiny"
+        )
     return _mean_pooled(arch, body.train(), blank.shape[1], n_out, dropout)
 
 # %% ../nbs/13_models.ipynb #2f74603e
@@ -337,7 +400,10 @@ def _mn(arch: str, n_out: int, config: SpectrogramConfig, dropout: float = .2, m
 
 def _crnn(arch: str, n_out: int, config: SpectrogramConfig, dropout: float = .2, hidden: int = 96) -> AudioNet:
     body, n = crnn_body(config.channels)
-    return AudioNet(arch, body, nn.Sequential(RecurrentPool(n, hidden), nn.Dropout(dropout)), 2*hidden, n_out, pooled_linear=False)
+    return AudioNet(
+        arch, body, nn.Sequential(RecurrentPool(n, hidden), nn.Dropout(dropout)), 2 * hidden, n_out, pooled_linear=False
+    )
+
 
 def _wave(arch: str, n_out: int, config: SpectrogramConfig, dropout: float = .2) -> AudioNet:
     return _mean_pooled(arch, *wave_body(config.sample_rate), n_out, dropout, scale=(0., 1.))
@@ -350,7 +416,10 @@ def _maker(arch: str) -> Callable[..., AudioNet]:
     if re.fullmatch(r"mn(0[1-9]|[1-4]\d)", arch): return _mn
     if re.fullmatch(r"x\w*(18|34|50|101|152)(_deep|_deeper)?", arch) and hasattr(xresnet, arch): return _xresnet
     if timm.is_model(arch): return _timm
-    raise AudiotagError(f"no architecture is called {arch!r}: take xresnet_small, xresnet18, mn04, mn10, crnn, wave1d or a timm name such as resnet18")
+    raise AudiotagError(
+        f"no architecture is called {arch!r}: take xresnet_small, xresnet18, mn04, mn10, crnn, wave1d or a timm name such as resnet18"
+    )
+
 
 def default_config(
     arch: str, # Name that `create_model` knows
@@ -359,16 +428,20 @@ def default_config(
     return {_mn: EFFICIENTAT, _wave: SpectrogramConfig(kind="wave")}.get(_maker(arch), SpectrogramConfig())
 
 def create_model(
-    arch: str, # xresnet_small, xresnet18 ..., mn04 ... mn40, wave1d, crnn, or any convolutional network of timm
-    n_out: int, # Number of classes
-    config: SpectrogramConfig, # What the front end makes
-    weights: str|Path|None = None, # "pretrained" (fetched: AudioSet for mn*, ImageNet for timm), a local file of these, or None: random
-    **kwargs, # dropout (all), hidden (crnn), momentum of batch norm (mn*)
-) -> AudioNet: # With random weights, or the published ones in all but a new last layer
+    arch: str,  # xresnet_small, xresnet18 ..., mn04 ... mn40, wave1d, crnn, or any convolutional network of timm
+    n_out: int,  # Number of classes
+    config: SpectrogramConfig,  # What the front end makes
+    weights: str
+    | Path
+    | None = None,  # "pretrained" (fetched: AudioSet for mn*, ImageNet for timm), a local file of these, or None: random
+    **kwargs,  # dropout (all), hidden (crnn), momentum of batch norm (mn*)
+) -> AudioNet:  # With random weights, or the published ones in all but a new last layer
     "A network by name; raises AudiotagError for an unknown name, a front end that doesn't suit it, or weights that can't be had"
     maker = _maker(arch)
     if (config.kind == "wave") != (maker is _wave):
-        raise AudiotagError(f"{arch} takes {'the waveform: its input has kind' if maker is _wave else 'spectrograms, not input of kind'} 'wave'")
+        raise AudiotagError(
+            f"{arch} takes {'the waveform: its input has kind' if maker is _wave else 'spectrograms, not input of kind'} 'wave'"
+        )
     if maker is _mn: kwargs.setdefault("momentum", .01 if weights else .1)
     model = maker(arch, n_out, config, **kwargs)
     model.kwargs = kwargs
@@ -376,7 +449,13 @@ def create_model(
     return model
 
 # %% ../nbs/13_models.ipynb #fa41a812
-_RENAMED = (("features.", "body."), (".conc_se_layers.0.", "."), ("classifier.2.", "pool.1."), ("classifier.5.", "head."))
+_RENAMED = (
+    ("features.", "body."),
+    (".conc_se_layers.0.", "."),
+    ("classifier.2.", "pool.1."),
+    ("classifier.5.", "head."),
+)
+
 
 def _renamed(key: str) -> str:
     for theirs, ours in _RENAMED: key = key.replace(theirs, ours)
@@ -387,17 +466,25 @@ def _efficientat_state(model: AudioNet, weights: str|Path) -> dict[str, Tensor]:
     path = fetch_weights(model.arch) if str(weights) == "pretrained" else Path(weights)
     state = {_renamed(k): v for k, v in read_state_dict(path).items()}
     wanted = {k: v.shape for k, v in model.state_dict().items() if k not in ("mean", "std")}
-    odd = [k for k in wanted | state if k not in state or k not in wanted or (not k.startswith("head.") and state[k].shape != wanted[k])]
-    if odd: raise AudiotagError(f"{path.name} doesn't fit {model.arch} ({len(odd)} of {len(wanted)} tensors differ, first {odd[0]}): give the weights of {model.arch}, for one input channel")
+    odd = [
+        k
+        for k in wanted | state
+        if k not in state or k not in wanted or (not k.startswith("head.") and state[k].shape != wanted[k])
+    ]
+    if odd:
+        raise AudiotagError(
+            f"{path.name} doesn't fit {model.arch} ({len(odd)} of {len(wanted)} tensors differ, first {odd[0]}): give the weights of {model.arch}, for one input channel"
+        )
     return state
 
 def load_efficientat(
     model: AudioNet, # A network "mn04" ... "mn40", changed in place
     weights: str|Path, # EfficientAT's file for the same width, or "pretrained" to fetch it
-) -> AudioNet: # The same
+) -> AudioNet:  # The same
     "Put EfficientAT's weights into `model`: all of them, or all but the last layer where its classes are not 527; raises AudiotagError"
     state = _efficientat_state(model, weights)
-    if state["head.weight"].shape != model.head.weight.shape: state |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
+    if state["head.weight"].shape != model.head.weight.shape:
+        state |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
     model.load_state_dict(state | {"mean": model.mean, "std": model.std})
     return model
 
@@ -407,16 +494,29 @@ def _load_imagenet(model: AudioNet, path: Path, channels: int):
     if not path.is_file(): raise AudiotagError(f"{path.name}: no such file of weights")
     try:
         missing = set(model.body.state_dict()) - set(timm.models.load_state_dict(str(path)))
-        if not missing: timm.models.load_pretrained(model.body, model.body.pretrained_cfg | {"file": str(path)}, num_classes=0, in_chans=channels)
-    except Exception as error: raise AudiotagError(f"{path.name} holds no weights of {model.arch} ({type(error).__name__}): give timm's own file, or leave weights out") from error
-    if missing: raise AudiotagError(f"{path.name} doesn't fit {model.arch} ({len(missing)} tensors missing, one of them {min(missing)}): give timm's own file, or leave weights out")
+        if not missing:
+            timm.models.load_pretrained(
+                model.body, model.body.pretrained_cfg | {"file": str(path)}, num_classes=0, in_chans=channels
+            )
+    except Exception as error:
+        raise AudiotagError(
+            f"{path.name} holds no weights of {model.arch} ({type(error).__name__}): give timm's own file, or leave weights out"
+        ) from error
+    if missing:
+        raise AudiotagError(
+            f"{path.name} doesn't fit {model.arch} ({len(missing)} tensors missing, one of them {min(missing)}): give timm's own file, or leave weights out"
+        )
+
 
 def _load_weights(model: AudioNet, weights: str|Path, config: SpectrogramConfig):
     "Published weights into the body (and, for AudioSet's own classes, the head); raises AudiotagError"
     maker, fetched = _maker(model.arch), str(weights) == "pretrained"
-    if maker is _mn: load_efficientat(model, weights)
-    elif maker is _timm: _load_imagenet(model, fetch_imagenet(model.arch) if fetched else Path(weights), config.channels)
-    else: raise AudiotagError(f"no weights of {model.arch} are published: leave weights out, or fine-tune from a bundle")
+    if maker is _mn:
+        load_efficientat(model, weights)
+    elif maker is _timm:
+        _load_imagenet(model, fetch_imagenet(model.arch) if fetched else Path(weights), config.channels)
+    else:
+        raise AudiotagError(f"no weights of {model.arch} are published: leave weights out, or fine-tune from a bundle")
 
 # %% ../nbs/13_models.ipynb #0583fd96
 def replace_head(
@@ -431,16 +531,18 @@ def init_head_from_audioset(
     model: AudioNet, # A network mn*, changed in place
     labels: Sequence[str], # Names of its classes, in the order of its outputs
     weights: str|Path, # EfficientAT's file for its width, or "pretrained" to fetch it
-) -> dict[str, str]: # label: AudioSet's name for it, of those that were found
+) -> dict[str, str]:  # label: AudioSet's name for it, of those that were found
     "Start the last layer's rows from AudioSet's classes of the same name; raises AudiotagError when labels or weights don't fit the network"
-    if len(labels) != model.head.out_features: raise AudiotagError(f"{len(labels)} labels for {model.head.out_features} outputs: give one name a class")
+    if len(labels) != model.head.out_features:
+        raise AudiotagError(f"{len(labels)} labels for {model.head.out_features} outputs: give one name a class")
     rows, names = _efficientat_state(model, weights)["head.weight"], audioset_labels()
     found = {label: name for label in labels if (name := match_audioset(label, names))}
     if found:
         known = {label: rows[names.index(name)] for label, name in found.items()}
         mean = torch.stack(list(known.values())).mean(0)
         start = [known[label] if label in known else mean + .01*torch.randn_like(mean) for label in labels]
-        model.head.weight.data.copy_(torch.stack(start)); model.head.bias.data.zero_()
+        model.head.weight.data.copy_(torch.stack(start))
+        model.head.bias.data.zero_()
     return found
 
 # %% ../nbs/13_models.ipynb #7f5d6887

@@ -50,8 +50,12 @@ class Recipe:
     noise: float = 0.0  # share of the clips with noise behind them, 5 to 40 dB softer; 0 is off
     outliers: float = 0.0  # weight of the wish that made noise and silence get no answer; 0 is off
     unverified_weight: float = 1.0  # how often an unverified clip is drawn, of a verified one's once
-    mask_share: float = 0.0  # share of a batch's unverified clips, those with the highest loss, that is ignored; 0 is off
-    self_verify: int = 0  # rounds in which unverified clips are kept if the network agrees with them, else left out; 0 is off
+    mask_share: float = (
+        0.0  # share of a batch's unverified clips, those with the highest loss, that is ignored; 0 is off
+    )
+    self_verify: int = (
+        0  # rounds in which unverified clips are kept if the network agrees with them, else left out; 0 is off
+    )
     rejection: str = "guided_logit"  # or max_probability, energy: by which score the bundle says "nothing I know"
     wrong_labels: float = 0.0  # for experiments: share of the training clips that get a wrong label first; 0 is off
     soup: int = 1  # networks from the same first weights, trained with other seeds, whose weights are averaged
@@ -73,17 +77,35 @@ class Recipe:
 
 # %% ../nbs/19_recipe.ipynb #ff0feac3
 _RANGES = {  # lowest and highest; to the left the names of the fields
-    ("epochs", "bs", "soup", "max_crops"): (1, 1e6), ("lr",): (1e-9, 10), ("lr_div",): (1e-3, 1e6), ("crop_seconds",): (0.1, 3600),
+    ("epochs", "bs", "soup", "max_crops"): (1, 1e6),
+    ("lr",): (1e-9, 10),
+    ("lr_div",): (1e-3, 1e6),
+    ("crop_seconds",): (0.1, 3600),
     ("pitch",): (0, 24),
     ("label_smoothing", "time_mask", "freq_mask", "lowpass", "noise", "mask_share", "wrong_labels"): (0, 1),
-    ("freeze_epochs", "unfreeze", "patience", "wd", "mixup", "cutmix", "mix_clips", "gain_db", "filter_db", "outliers", "unverified_weight", "self_verify"): (0, 1e6), ("seed",): (0, 2**32 - 1),
+    (
+        "freeze_epochs",
+        "unfreeze",
+        "patience",
+        "wd",
+        "mixup",
+        "cutmix",
+        "mix_clips",
+        "gain_db",
+        "filter_db",
+        "outliers",
+        "unverified_weight",
+        "self_verify",
+    ): (0, 1e6),
+    ("seed",): (0, 2**32 - 1),
 }
 
 
 def _odd_number(recipe: Recipe) -> str:
     "What to say of the first number that is outside its range; nothing where none is"
     for (low, high), name in ((span, name) for names, span in _RANGES.items() for name in names):
-        if not low <= getattr(recipe, name) <= high: return f"{name}={getattr(recipe, name)} makes no sense: use {low:g} to {high:g}"
+        if not low <= getattr(recipe, name) <= high:
+            return f"{name}={getattr(recipe, name)} makes no sense: use {low:g} to {high:g}"
     return ""
 
 
@@ -92,8 +114,10 @@ def _faults(recipe: Recipe) -> dict[str, bool]:
     r, odd = recipe, _odd_number(recipe)
     return {
         odd: bool(odd),
-        f"balance={r.balance!r} is unknown: use classes or sources, or leave it out": r.balance not in (None, "classes", "sources"),
-        f"input={r.input!r} is unknown: use logmel, mfcc, pcen or delta, or leave it out": r.input not in (None, "logmel", "mfcc", "pcen", "delta"),
+        f"balance={r.balance!r} is unknown: use classes or sources, or leave it out": r.balance
+        not in (None, "classes", "sources"),
+        f"input={r.input!r} is unknown: use logmel, mfcc, pcen or delta, or leave it out": r.input
+        not in (None, "logmel", "mfcc", "pcen", "delta"),
         f"rejection={r.rejection!r} is unknown: use {', '.join(SCORES)}": r.rejection not in SCORES,
         f"ema={r.ema} must be below 1: 0.99 averages about the last 100 steps": not 0 <= r.ema < 1,
         "mix_clips adds labels up: use it with multilabel, or leave it out": bool(r.mix_clips) and not r.multilabel,
@@ -131,10 +155,31 @@ def recipe_for(
     "The recipe that suits an architecture, its weights or the bundle it starts from, with `settings` on top; raises AudiotagError"
     parent = read_bundle(init_from) if init_from else None
     arch = parent.architecture["name"] if parent else settings.get("arch", Recipe.arch)
-    if settings.get("arch", arch) != arch: raise TrainingError(f"{init_from} is a {arch}: leave out --arch, or train a new one without --from")
-    if parent and settings.get("weights"): raise TrainingError(f"{init_from} has its weights: leave out --weights, or train a new one without --from")
-    if parent: suited = Recipe(arch=arch, epochs=default_epochs(clips, 4000), lr=parent.config.get("recipe", {}).get("lr", 1e-3) / 2, lr_div=3.0, balance="sources")
-    elif settings.get("weights"): suited = Recipe(arch=arch, epochs=default_epochs(clips, 4000), lr=1e-3, lr_div=5.0, label_smoothing=0.0, time_mask=0.0, freq_mask=0.0, outliers=0.5, balance="sources")
+    if settings.get("arch", arch) != arch:
+        raise TrainingError(f"{init_from} is a {arch}: leave out --arch, or train a new one without --from")
+    if parent and settings.get("weights"):
+        raise TrainingError(f"{init_from} has its weights: leave out --weights, or train a new one without --from")
+    if parent:
+        suited = Recipe(
+            arch=arch,
+            epochs=default_epochs(clips, 4000),
+            lr=parent.config.get("recipe", {}).get("lr", 1e-3) / 2,
+            lr_div=3.0,
+            balance="sources",
+        )
+    elif settings.get("weights"):
+        suited = Recipe(
+            arch=arch,
+            epochs=default_epochs(clips, 4000),
+            lr=1e-3,
+            lr_div=5.0,
+            label_smoothing=0.0,
+            time_mask=0.0,
+            freq_mask=0.0,
+            outliers=0.5,
+            balance="sources",
+        )
     else: suited = Recipe(arch=arch, epochs=default_epochs(clips, 20000), lr=1e-2, balance="sources")
-    if parse_setting("multilabel", settings.get("multilabel", "false"), bool): suited = replace(suited, multilabel=True, mix_clips=3, mixup=0.0)
+    if parse_setting("multilabel", settings.get("multilabel", "false"), bool):
+        suited = replace(suited, multilabel=True, mix_clips=3, mixup=0.0)
     return suited.replace(settings)

@@ -43,7 +43,9 @@ def noise_clip(
     n = round(seconds * sample_rate)
     if kind == "silent": return np.zeros(n, "float32")
     frequency = np.fft.rfftfreq(n, 1 / sample_rate)
-    weight = np.where(frequency < 20, 0, np.maximum(frequency, 20) ** (-NOISES[kind] / 2))  # below 20 Hz nobody hears it
+    weight = np.where(
+        frequency < 20, 0, np.maximum(frequency, 20) ** (-NOISES[kind] / 2)
+    )  # below 20 Hz nobody hears it
     noise = np.fft.irfft(np.fft.rfft(np.random.default_rng(seed).standard_normal(n)) * weight, n)
     return (noise * 10 ** (level_db / 20) / noise.std()).clip(-1, 1).astype("float32")
 
@@ -56,7 +58,10 @@ def noise_clips(
     "All kinds in turn, at levels from -50 to -10 dB: none of them should get a tag"
     levels = np.random.default_rng(seed).uniform(-50, -10, n)
     kinds = [list(NOISES)[i % len(NOISES)] for i in range(n)]
-    return [(kind, noise_clip(kind, seconds, sample_rate, level, seed + i)) for i, (kind, level) in enumerate(zip(kinds, levels))]
+    return [
+        (kind, noise_clip(kind, seconds, sample_rate, level, seed + i))
+        for i, (kind, level) in enumerate(zip(kinds, levels))
+    ]
 
 # %% ../nbs/26_robustness.ipynb #b9d2fce5
 def auroc(
@@ -96,8 +101,15 @@ def plot_scores(
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
     edges = np.histogram_bin_edges(np.r_[np.ravel(known), np.ravel(unknown)], 40)
-    for scores, label in ((known, "known"), (unknown, "unknown")): ax.hist(scores, edges, density=True, alpha=.6, label=label)
-    ax.axvline(threshold_at_tpr(known, accept), color="k", lw=1, ls="--", label=f"{accept:.0%} of the known pass, {fpr_at_tpr(known, unknown, accept):.0%} of the others")
+    for scores, label in ((known, "known"), (unknown, "unknown")):
+        ax.hist(scores, edges, density=True, alpha=0.6, label=label)
+    ax.axvline(
+        threshold_at_tpr(known, accept),
+        color="k",
+        lw=1,
+        ls="--",
+        label=f"{accept:.0%} of the known pass, {fpr_at_tpr(known, unknown, accept):.0%} of the others",
+    )
     ax.set(xlabel=name, ylabel="density", title=f"AUROC {auroc(known, unknown):.3f}")
     ax.legend(fontsize=8)
     return ax
@@ -136,10 +148,19 @@ def ood_scores(
     targets: np.ndarray | None = None,  # their class numbers (n,)
 ) -> dict[str, np.ndarray]:  # scores (clips,) by name; in each, higher is more familiar
     "All scores of the same clips, to be compared"
-    scores = {name: rejection_score(name, logits, {"temperature": temperature}) for name in SCORES if name != "guided_logit"}
+    scores = {
+        name: rejection_score(name, logits, {"temperature": temperature}) for name in SCORES if name != "guided_logit"
+    }
     if embeddings is None: return scores
     near = similarity(embeddings, class_means(learnt, targets))
-    return {"guided_logit": rejection_score("guided_logit", logits, {}, near), **scores, "similarity": near, "class_distance": mahalanobis_score(embeddings, learnt, targets), "nearest_similarity": knn_similarity(embeddings, learnt)}
+    return {
+        "guided_logit": rejection_score("guided_logit", logits, {}, near),
+        **scores,
+        "similarity": near,
+        "class_distance": mahalanobis_score(embeddings, learnt, targets),
+        "nearest_similarity": knn_similarity(embeddings, learnt),
+    }
+
 
 def compare_scores(
     known: Mapping[str, np.ndarray],  # as `ood_scores` gives them, of held-out clips of the classes that were learnt
@@ -147,8 +168,17 @@ def compare_scores(
     accept: float = 0.95,  # share of known clips that shall pass
 ) -> "pd.DataFrame":  # a row a score, the best first: auroc, false_accepts, threshold
     "Which score tells strangers from acquaintances"
-    rows = {name: (auroc(known[name], unknown[name]), fpr_at_tpr(known[name], unknown[name], accept), threshold_at_tpr(known[name], accept)) for name in known}
-    return pd.DataFrame.from_dict(rows, "index", columns=["auroc", "false_accepts", "threshold"]).sort_values("auroc", ascending=False)
+    rows = {
+        name: (
+            auroc(known[name], unknown[name]),
+            fpr_at_tpr(known[name], unknown[name], accept),
+            threshold_at_tpr(known[name], accept),
+        )
+        for name in known
+    }
+    return pd.DataFrame.from_dict(rows, "index", columns=["auroc", "false_accepts", "threshold"]).sort_values(
+        "auroc", ascending=False
+    )
 
 # %% ../nbs/26_robustness.ipynb #5effbb25
 Corruption = Callable[[np.ndarray, int], np.ndarray]  # samples (n,) and their rate in Hz to samples at the same rate
@@ -179,7 +209,9 @@ def telephone(
     sample_rate: int,  # Hz
 ) -> np.ndarray:  # (n,) float32
     "A sound over a telephone: 300 to 3400 Hz, 8 kHz, 8 bits of mu-law (ITU-T G.711)"
-    band = sosfilt(butter(4, (300, 3400), "bandpass", fs=8000, output="sos"), resample(samples, sample_rate, 8000)).clip(-1, 1)
+    band = sosfilt(
+        butter(4, (300, 3400), "bandpass", fs=8000, output="sos"), resample(samples, sample_rate, 8000)
+    ).clip(-1, 1)
     coded = np.round(127 * np.sign(band) * np.log1p(255 * np.abs(band)) / np.log(256)) / 127
     heard = np.sign(coded) * np.expm1(np.abs(coded) * np.log(256)) / 255
     return match_length(resample(heard.astype("float32"), 8000, sample_rate), len(samples))
@@ -202,7 +234,15 @@ def mp3(
 def mp3_bytes(samples: np.ndarray, sample_rate: int) -> bytes:
     "The file itself: 24 kHz, constant 32 kb/s"
     file = io.BytesIO()
-    sf.write(file, resample(samples, sample_rate, 24000).clip(-1, 1), 24000, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=(160 - 32) / (160 - 8))
+    sf.write(
+        file,
+        resample(samples, sample_rate, 24000).clip(-1, 1),
+        24000,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        bitrate_mode="CONSTANT",
+        compression_level=(160 - 32) / (160 - 8),
+    )
     return file.getvalue()
 
 
@@ -227,15 +267,28 @@ def robustness(
     "How a model does on clips that were spoilt; raises `DatasetError` where it knows none of their labels"
     tagger = Tagger.load(model, threads=1)
     rows = list(table[table.label.isin(tagger.labels)].itertuples())
-    if not rows: raise DatasetError(f"the model knows none of these clips' labels: give clips of {', '.join(tagger.labels[:3])}, ...")
+    if not rows:
+        raise DatasetError(
+            f"the model knows none of these clips' labels: give clips of {', '.join(tagger.labels[:3])}, ..."
+        )
     targets = np.array([tagger.labels.index(row.label) for row in rows])
 
     def answer(row) -> list[tuple[np.ndarray, bool]]:
         samples = load_audio(row.path, tagger.sample_rate, row.start, row.end)
-        said = [tagger.predict((corruption(samples, tagger.sample_rate), tagger.sample_rate)) for corruption in corruptions.values()]
+        said = [
+            tagger.predict((corruption(samples, tagger.sample_rate), tagger.sample_rate))
+            for corruption in corruptions.values()
+        ]
         return [(one.probabilities, one.known) for one in said]
 
     with ThreadPoolExecutor(workers) as pool: answers = list(pool.map(answer, rows))
-    probs, known = (np.array([[said[i] for said in clip] for clip in answers]) for i in (0, 1))  # (clips, corruptions, ...)
-    figures = [(accuracy(probs[:, i], targets), map_at_k(probs[:, i], targets), known[:, i].mean()) for i in range(len(corruptions))]
-    return pd.DataFrame(figures, index=list(corruptions), columns=["accuracy", "map3", "accepted"]).rename_axis("clips are")
+    probs, known = (
+        np.array([[said[i] for said in clip] for clip in answers]) for i in (0, 1)
+    )  # (clips, corruptions, ...)
+    figures = [
+        (accuracy(probs[:, i], targets), map_at_k(probs[:, i], targets), known[:, i].mean())
+        for i in range(len(corruptions))
+    ]
+    return pd.DataFrame(figures, index=list(corruptions), columns=["accuracy", "map3", "accepted"]).rename_axis(
+        "clips are"
+    )

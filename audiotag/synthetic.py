@@ -72,7 +72,9 @@ def _tone(freq: np.ndarray, amplitudes: Iterable[float], rate: int) -> np.ndarra
         out += amplitude*pointer.imag
     return out
 
-def _ring(rng: np.random.Generator, t: np.ndarray, freqs: Iterable[float], taus: Iterable[float], amplitudes: Iterable[float]) -> np.ndarray:
+def _ring(
+    rng: np.random.Generator, t: np.ndarray, freqs: Iterable[float], taus: Iterable[float], amplitudes: Iterable[float]
+) -> np.ndarray:
     "Partials in Hz, each dying away with its own time constant in s"
     parts = zip(freqs, taus, amplitudes)
     return sum(a*np.exp(-t/tau)*np.sin(2*np.pi*f*t+rng.uniform(0, 6)) for f, tau, a in parts if f < 7500)
@@ -81,7 +83,9 @@ def _resonate(samples: np.ndarray, rate: int, centres: Iterable[float], q: float
     "Resonances at some frequencies in Hz, narrower with a higher `q`"
     return shaped(samples, rate, lambda f: sum(1/np.sqrt(1+np.square(q*(f/c-c/f))) for c in centres))
 
-def _again(rng: np.random.Generator, seconds: float, rate: int, hit: Callable[[], np.ndarray], low: float, high: float) -> np.ndarray:
+def _again(
+    rng: np.random.Generator, seconds: float, rate: int, hit: Callable[[], np.ndarray], low: float, high: float
+) -> np.ndarray:
     "What `hit()` makes, again after every `low` to `high` s, more or less strong"
     out, at = np.zeros(int(seconds*rate)), rng.uniform(0, .1)
     while at < seconds:
@@ -100,12 +104,28 @@ def _note(rng: np.random.Generator, root: float) -> float:
     return root*2**(rng.choice((0, 2, 4, 7, 9, 12))/12)
 
 # %% ../nbs/08_synthetic.ipynb #da038186
-Sound = Callable[[np.random.Generator, int, float], np.ndarray] # (rng, sample rate in Hz, seconds) -> (samples,), at any level
+Sound = Callable[
+    [np.random.Generator, int, float], np.ndarray
+]  # (rng, sample rate in Hz, seconds) -> (samples,), at any level
+
 
 def _glockenspiel(rng, rate, seconds):
     "The partials of a free bar, the higher the shorter"
-    root, tau, ratios, t = _between(rng, 400, 1800), rng.uniform(.1, .4), np.array([1, 2.76, 5.4, 8.93]), _times(1.5, rate)
-    return _again(rng, seconds, rate, lambda: _ring(rng, t, _note(rng, root)*ratios, tau/ratios**.7, (1, .6, .4, .2)), .12, .6)
+    root, tau, ratios, t = (
+        _between(rng, 400, 1800),
+        rng.uniform(0.1, 0.4),
+        np.array([1, 2.76, 5.4, 8.93]),
+        _times(1.5, rate),
+    )
+    return _again(
+        rng,
+        seconds,
+        rate,
+        lambda: _ring(rng, t, _note(rng, root) * ratios, tau / ratios**0.7, (1, 0.6, 0.4, 0.2)),
+        0.12,
+        0.6,
+    )
+
 
 def _electric_piano(rng, rate, seconds):
     "Frequency modulation whose index dies away, and tremolo"
@@ -118,12 +138,25 @@ def _electric_piano(rng, rate, seconds):
 def _gong(rng, rate, seconds):
     "Many inharmonic partials that swell, then fade"
     root, tau, t, ratios = _between(rng, 70, 280), rng.uniform(.6, 1.6), _times(2, rate), rng.uniform(1, 11, 16)
-    return _again(rng, seconds, rate, lambda: _ring(rng, t, root*ratios, tau/ratios**.3, ratios**-.5)*(1-np.exp(-t/rng.uniform(.01, .08))), .7, 2)
+    return _again(
+        rng,
+        seconds,
+        rate,
+        lambda: (
+            _ring(rng, t, root * ratios, tau / ratios**0.3, ratios**-0.5) * (1 - np.exp(-t / rng.uniform(0.01, 0.08)))
+        ),
+        0.7,
+        2,
+    )
+
 
 def _snare_drum(rng, rate, seconds):
     "Two short sines of the skin and the noise of the wires"
     root, tau, wires, t = _between(rng, 150, 350), rng.uniform(.03, .15), rng.uniform(.3, .8), _times(.6, rate)
-    hit = lambda: (1-wires)*_ring(rng, t, (root, root*1.6), (.06, .04), (1, .6)) + wires*np.exp(-t/tau)*noise(rng, len(t), rate, 300, 7500)
+    hit = lambda: (
+        (1 - wires) * _ring(rng, t, (root, root * 1.6), (0.06, 0.04), (1, 0.6))
+        + wires * np.exp(-t / tau) * noise(rng, len(t), rate, 300, 7500)
+    )
     return _again(rng, seconds, rate, hit, .1, .6)
 
 def _bass_drum(rng, rate, seconds):
@@ -140,7 +173,13 @@ def _hi_hat(rng, rate, seconds):
 
 def _flute(rng, rate, seconds):
     "Few harmonics, vibrato, and breath around the note"
-    root, speed, depth, breath = _between(rng, 260, 1200), rng.uniform(4, 6), rng.uniform(.003, .015), rng.uniform(.1, .4)
+    root, speed, depth, breath = (
+        _between(rng, 260, 1200),
+        rng.uniform(4, 6),
+        rng.uniform(0.003, 0.015),
+        rng.uniform(0.1, 0.4),
+    )
+
     def hit():
         t, f = _times(rng.uniform(.4, 1.5), rate), _note(rng, root)
         blown = _tone(f*(1+depth*np.sin(2*np.pi*speed*t)), (1, .25, .1), rate) + breath*noise(rng, len(t), rate, f, 3*f)
@@ -149,10 +188,17 @@ def _flute(rng, rate, seconds):
 
 def _cello(rng, rate, seconds):
     "A bowed saw-tooth with vibrato, through a wooden body"
-    root, depth, body = _between(rng, 65, 260), rng.uniform(.003, .012), rng.uniform((200, 600, 1500), (400, 1200, 3000))
+    root, depth, body = (
+        _between(rng, 65, 260),
+        rng.uniform(0.003, 0.012),
+        rng.uniform((200, 600, 1500), (400, 1200, 3000)),
+    )
+
     def hit():
         t = _times(rng.uniform(.4, 1.5), rate)
-        bowed = _tone(_note(rng, root)*(1+depth*np.sin(2*np.pi*5.5*t)), 1/np.arange(1, 25), rate) + .1*noise(rng, len(t), rate, 500)
+        bowed = _tone(
+            _note(rng, root) * (1 + depth * np.sin(2 * np.pi * 5.5 * t)), 1 / np.arange(1, 25), rate
+        ) + 0.1 * noise(rng, len(t), rate, 500)
         return _resonate(bowed, rate, body, 1.2)*_swell(t, .1)
     return _again(rng, seconds, rate, hit, .4, 1)
 
@@ -189,14 +235,29 @@ def _squeak(rng, rate, seconds):
         return np.sin(np.pi*u)*_tone(low*glide*(1+rough*noise(rng, len(t), rate, 20, 200)), (1, .5, .3, .2), rate)
     return _again(rng, seconds, rate, hit, .15, .7)
 
-FSD_SOUNDS: dict[str, Sound] = {"Bark": _bark, "Bass_drum": _bass_drum, "Cello": _cello, "Electric_piano": _electric_piano, "Flute": _flute,
-    "Glockenspiel": _glockenspiel, "Gong": _gong, "Hi-hat": _hi_hat, "Snare_drum": _snare_drum, "Squeak": _squeak, "Tearing": _tearing, "Telephone": _telephone}
+FSD_SOUNDS: dict[str, Sound] = {
+    "Bark": _bark,
+    "Bass_drum": _bass_drum,
+    "Cello": _cello,
+    "Electric_piano": _electric_piano,
+    "Flute": _flute,
+    "Glockenspiel": _glockenspiel,
+    "Gong": _gong,
+    "Hi-hat": _hi_hat,
+    "Snare_drum": _snare_drum,
+    "Squeak": _squeak,
+    "Tearing": _tearing,
+    "Telephone": _telephone,
+}
 
 # %% ../nbs/08_synthetic.ipynb #a5407421
 def _air_conditioner(rng, rate, seconds):
     "Dull noise, and the hum of the mains"
     t, hum = _times(seconds, rate), float(rng.choice((50, 60, 100, 120)))
-    return noise(rng, len(t), rate, 40, rng.uniform(1000, 6000), rng.uniform(-6, -2)) + rng.uniform(.05, .3)*_tone(np.full(len(t), hum), 1/np.arange(1, 8), rate)
+    return noise(rng, len(t), rate, 40, rng.uniform(1000, 6000), rng.uniform(-6, -2)) + rng.uniform(0.05, 0.3) * _tone(
+        np.full(len(t), hum), 1 / np.arange(1, 8), rate
+    )
+
 
 def _car_horn(rng, rate, seconds):
     "Two buzzing tones a third apart, in blasts"
@@ -210,8 +271,14 @@ def _children_playing(rng, rate, seconds):
         t = _times(rng.uniform(.15, .6), rate)
         bend = np.sin(np.pi*t/t[-1])
         pitch = _between(rng, 250, 700)*2**(rng.uniform(-.4, .6)*bend)
-        return bend*_resonate(_tone(pitch, 1/np.arange(1, 12), rate), rate, rng.uniform((600, 1500, 3000), (1100, 2600, 4000)), 4)
-    return _again(rng, seconds, rate, voice, .04, .35) + rng.uniform(.05, .2)*noise(rng, int(seconds*rate), rate, 200, 3000)
+        return bend * _resonate(
+            _tone(pitch, 1 / np.arange(1, 12), rate), rate, rng.uniform((600, 1500, 3000), (1100, 2600, 4000)), 4
+        )
+
+    return _again(rng, seconds, rate, voice, 0.04, 0.35) + rng.uniform(0.05, 0.2) * noise(
+        rng, int(seconds * rate), rate, 200, 3000
+    )
+
 
 def _drilling(rng, rate, seconds):
     "A motor's tone that wavers, and noise in its rhythm"
@@ -239,7 +306,12 @@ def _gun_shot(rng, rate, seconds):
 
 def _jackhammer(rng, rate, seconds):
     "9 to 22 strikes of resonant noise a second"
-    pace, tau, body, t = rng.uniform(9, 22), rng.uniform(.006, .02), rng.uniform((300, 900, 2500), (700, 2000, 5000)), _times(.09, rate)
+    pace, tau, body, t = (
+        rng.uniform(9, 22),
+        rng.uniform(0.006, 0.02),
+        rng.uniform((300, 900, 2500), (700, 2000, 5000)),
+        _times(0.09, rate),
+    )
     hit = lambda: np.exp(-t/tau)*_resonate(noise(rng, len(t), rate), rate, body, 2)
     return _again(rng, seconds, rate, hit, .95/pace, 1.05/pace) + .02*noise(rng, int(seconds*rate), rate)
 
@@ -252,13 +324,26 @@ def _siren(rng, rate, seconds):
 def _street_music(rng, rate, seconds):
     "Plucked notes in two rhythms over a beat"
     root, beat, t = _between(rng, 120, 400), rng.uniform(.2, .45), _times(.8, rate)
-    pluck = lambda: np.exp(-t/.3)*_tone(np.full(len(t), _note(rng, root)*rng.choice((.5, 1, 1, 2))), 1/np.arange(1, 8), rate)
+    pluck = lambda: (
+        np.exp(-t / 0.3)
+        * _tone(np.full(len(t), _note(rng, root) * rng.choice((0.5, 1, 1, 2))), 1 / np.arange(1, 8), rate)
+    )
     drum = lambda: np.exp(-t/.04)*noise(rng, len(t), rate, 100)
     parts = [(1, 1, pluck), (1, 2, pluck), (rng.uniform(.1, .5), 1, drum)]
     return sum(gain*_again(rng, seconds, rate, hit, beats*beat*.95, beats*beat*1.05) for gain, beats, hit in parts)
 
-URBAN_SOUNDS: dict[str, Sound] = {"air_conditioner": _air_conditioner, "car_horn": _car_horn, "children_playing": _children_playing, "dog_bark": _bark,
-    "drilling": _drilling, "engine_idling": _engine_idling, "gun_shot": _gun_shot, "jackhammer": _jackhammer, "siren": _siren, "street_music": _street_music}
+URBAN_SOUNDS: dict[str, Sound] = {
+    "air_conditioner": _air_conditioner,
+    "car_horn": _car_horn,
+    "children_playing": _children_playing,
+    "dog_bark": _bark,
+    "drilling": _drilling,
+    "engine_idling": _engine_idling,
+    "gun_shot": _gun_shot,
+    "jackhammer": _jackhammer,
+    "siren": _siren,
+    "street_music": _street_music,
+}
 
 # %% ../nbs/08_synthetic.ipynb #8b3d906e
 SAMPLE_RATE = 16000 # Hz, of all the files
@@ -296,8 +381,17 @@ def _fsd_rows(clips: int, seed: int) -> list[dict]:
         test = i >= clips-clips//5
         unverified = not test and rng.random() < UNVERIFIED
         wrong = int(rng.integers(1, len(labels))) if unverified and rng.random() < WRONG else 0
-        rows.append({"fname": f"{name:08x}.wav", "sound": labels[i % len(labels)], "label": labels[(i+wrong) % len(labels)], "verified": int(not unverified),
-            "part": "test" if test else "train", "usage": "Public" if rng.random() < .2 else "Private", "id": FIRST_ID+i})
+        rows.append(
+            {
+                "fname": f"{name:08x}.wav",
+                "sound": labels[i % len(labels)],
+                "label": labels[(i + wrong) % len(labels)],
+                "verified": int(not unverified),
+                "part": "test" if test else "train",
+                "usage": "Public" if rng.random() < 0.2 else "Private",
+                "id": FIRST_ID + i,
+            }
+        )
     return rows
 
 def _make_fsd(folder: Path, clips: int, seed: int, progress: tqdm) -> None:
@@ -308,9 +402,15 @@ def _make_fsd(folder: Path, clips: int, seed: int, progress: tqdm) -> None:
         sound = FSD_SOUNDS[row["sound"]](rng, SAMPLE_RATE, rng.uniform(.7, 2.3))
         _write(folder/f"FSDKaggle2018.audio_{row['part']}"/row["fname"], _recorded(rng, sound))
         progress.update()
-    for part, third, column, csv in (("train", "verified", "manually_verified", "train_post_competition"), ("test", "usage", "usage", "test_post_competition_scoring_clips")):
-        _write_rows(folder/f"FSDKaggle2018.meta/{csv}.csv", f"fname,label,{column},freesound_id,license",
-            [(r["fname"], r["label"], r[third], r["id"], "Creative Commons 0") for r in rows if r["part"] == part])
+    for part, third, column, csv in (
+        ("train", "verified", "manually_verified", "train_post_competition"),
+        ("test", "usage", "usage", "test_post_competition_scoring_clips"),
+    ):
+        _write_rows(
+            folder / f"FSDKaggle2018.meta/{csv}.csv",
+            f"fname,label,{column},freesound_id,license",
+            [(r["fname"], r["label"], r[third], r["id"], "Creative Commons 0") for r in rows if r["part"] == part],
+        )
 
 # %% ../nbs/08_synthetic.ipynb #922425a5
 SOURCE_CLIPS = 2.5 # slices from one recording, on average
@@ -332,7 +432,9 @@ def _make_urban(folder: Path, clips: int, seed: int, progress: tqdm) -> None:
         rng = np.random.default_rng([seed, 3, i])
         salience, number = int(rng.integers(1, 3)), list(URBAN_SOUNDS).index(label)
         lengths = rng.uniform(1, 3, count)
-        recording = _recorded(rng, URBAN_SOUNDS[label](rng, SAMPLE_RATE, lengths.sum()), (15., 30.) if salience == 1 else (6., 15.))
+        recording = _recorded(
+            rng, URBAN_SOUNDS[label](rng, SAMPLE_RATE, lengths.sum()), (15.0, 30.0) if salience == 1 else (6.0, 15.0)
+        )
         for k, (start, end) in enumerate(pairwise(np.cumsum([0, *lengths]))):
             name = f"{FIRST_ID+50_000_000+i}-{number}-0-{k}.wav"
             _write(folder/f"audio/fold{fold}"/name, recording[int(start*SAMPLE_RATE):int(end*SAMPLE_RATE)])
@@ -356,7 +458,9 @@ def _is_whole(folder: Path, config: dict) -> bool:
 def _set_down(folder: Path, config: dict, make: Callable[[Path], None]) -> None:
     "Make a set beside its place, then put it there; raises `DatasetError` where something else lies"
     if folder.exists() and not (folder/"synthetic.json").exists() and any(folder.iterdir()):
-        raise DatasetError(f"{folder} holds clips that audiotag didn't make, and leaves alone: choose another folder for the synthetic ones")
+        raise DatasetError(
+            f"{folder} holds clips that audiotag didn't make, and leaves alone: choose another folder for the synthetic ones"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder, sync=False) as making:
         make(making)
@@ -364,7 +468,11 @@ def _set_down(folder: Path, config: dict, make: Callable[[Path], None]) -> None:
 
 def _sets(out: str|Path, fsd_clips: int, urban_clips: int, seed: int) -> list[tuple[Path, dict, Callable]]:
     "Folder, configuration and maker of both sets"
-    return [(Path(out)/"FSDKaggle2018", _config(fsd_clips, seed), _make_fsd), (Path(out)/"UrbanSound8K", _config(urban_clips, seed), _make_urban)]
+    return [
+        (Path(out) / "FSDKaggle2018", _config(fsd_clips, seed), _make_fsd),
+        (Path(out) / "UrbanSound8K", _config(urban_clips, seed), _make_urban),
+    ]
+
 
 def is_complete(out: str|Path, # As for `make_synthetic`, as the others
     fsd_clips: int = 600, # Clips
@@ -382,19 +490,39 @@ def make_synthetic(out: str|Path, # Gets FSDKaggle2018/ and UrbanSound8K/, in th
     ) -> Path: # `out`
     "The embedded set; what is there already, made with the same numbers, is kept; raises `DatasetError`"
     if fsd_clips < 5*len(FSD_SOUNDS) or urban_clips < len(URBAN_SOUNDS):
-        raise DatasetError(f"{fsd_clips} and {urban_clips} clips are too few for every label: ask for 60 and 10, or more")
-    todo = [(folder, config, make) for folder, config, make in _sets(out, fsd_clips, urban_clips, seed) if not _is_whole(folder, config)]
-    with tqdm(total=sum(config["clips"] for _, config, _ in todo), desc="synthetic clips", unit="clip", disable=None if progress else True) as bar:
-        for folder, config, make in todo: _set_down(folder, config, partial(make, clips=config["clips"], seed=seed, progress=bar))
+        raise DatasetError(
+            f"{fsd_clips} and {urban_clips} clips are too few for every label: ask for 60 and 10, or more"
+        )
+    todo = [
+        (folder, config, make)
+        for folder, config, make in _sets(out, fsd_clips, urban_clips, seed)
+        if not _is_whole(folder, config)
+    ]
+    with tqdm(
+        total=sum(config["clips"] for _, config, _ in todo),
+        desc="synthetic clips",
+        unit="clip",
+        disable=None if progress else True,
+    ) as bar:
+        for folder, config, make in todo:
+            _set_down(folder, config, partial(make, clips=config["clips"], seed=seed, progress=bar))
     return Path(out)
 
 # %% ../nbs/08_synthetic.ipynb #87108d05
-def example_clips(out: str|Path, # Folder for the files
-    labels: Iterable[str] = ("dog_bark", "siren", "jackhammer", "street_music", "Glockenspiel", "Cello"), # Of either set
-    seconds: float = 3., # Length of each
-    suffix: str = ".flac", # What soundfile writes: .wav, .flac, .ogg
-    seed: int = 0 # Another one, other sounds
-    ) -> list[Path]: # The files, each called as its label
+def example_clips(
+    out: str | Path,  # Folder for the files
+    labels: Iterable[str] = (
+        "dog_bark",
+        "siren",
+        "jackhammer",
+        "street_music",
+        "Glockenspiel",
+        "Cello",
+    ),  # Of either set
+    seconds: float = 3.0,  # Length of each
+    suffix: str = ".flac",  # What soundfile writes: .wav, .flac, .ogg
+    seed: int = 0,  # Another one, other sounds
+) -> list[Path]:  # The files, each called as its label
     "One clear clip of each label, that is in no synthetic set; raises `DatasetError`"
     sounds, paths = FSD_SOUNDS | URBAN_SOUNDS, []
     for label in labels:

@@ -75,11 +75,23 @@ class Timeline(list[Segment]):
         on: float = 0.5,  # a segment begins at this probability
         off: float = 0.3,  # and ends below this one
     ):
-        self.probabilities, self.known, self.labels, self.window, self.hop, self.seconds = probabilities, known, list(labels), window, hop, seconds
+        self.probabilities, self.known, self.labels, self.window, self.hop, self.seconds = (
+            probabilities,
+            known,
+            list(labels),
+            window,
+            hop,
+            seconds,
+        )
         edges = self.edges()
         heard = np.where(known[:, None], probabilities, 0)
         runs = [(a, b, k) for k in range(len(labels)) for a, b in hysteresis_runs(heard[:, k], on, off)]
-        super().__init__(sorted(Segment(float(edges[a]), float(edges[b]), self.labels[k], float(heard[a:b, k].mean())) for a, b, k in runs))
+        super().__init__(
+            sorted(
+                Segment(float(edges[a]), float(edges[b]), self.labels[k], float(heard[a:b, k].mean()))
+                for a, b, k in runs
+            )
+        )
 
     def edges(self) -> np.ndarray:  # (windows + 1,) seconds
         "Where one window's part of the recording ends and the next one's begins"
@@ -92,15 +104,24 @@ def timeline_csv(
 ) -> str:  # with a header: start, end, label, probability
     "Segments as CSV"
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([Segment._fields, *((f"{s.start:.3f}", f"{s.end:.3f}", s.label, f"{s.probability:.4f}") for s in segments)])
+    csv.writer(file, lineterminator="\n").writerows(
+        [Segment._fields, *((f"{s.start:.3f}", f"{s.end:.3f}", s.label, f"{s.probability:.4f}") for s in segments)]
+    )
     return file.getvalue()
 
 def timeline_json(
     timeline: Timeline,
 ) -> str:  # one object: seconds, window, hop, segments
     "A timeline as JSON"
-    segments = [{"start": round(s.start, 3), "end": round(s.end, 3), "label": s.label, "probability": round(s.probability, 4)} for s in timeline]
-    return json.dumps({"seconds": round(timeline.seconds, 3), "window": timeline.window, "hop": timeline.hop, "segments": segments}, ensure_ascii=False)
+    segments = [
+        {"start": round(s.start, 3), "end": round(s.end, 3), "label": s.label, "probability": round(s.probability, 4)}
+        for s in timeline
+    ]
+    return json.dumps(
+        {"seconds": round(timeline.seconds, 3), "window": timeline.window, "hop": timeline.hop, "segments": segments},
+        ensure_ascii=False,
+    )
+
 
 def timeline_audacity(
     segments: Sequence[Segment],
@@ -117,13 +138,40 @@ def plot_timeline(
     "A spectrogram over the timeline of tags"
     import matplotlib.pyplot as plt
     lanes = list(dict.fromkeys(s.label for s in timeline)) or ["nothing known"]
-    fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 2.6 + 0.28 * len(lanes)), height_ratios=[2, 0.28 * len(lanes) + 0.1], layout="constrained")
-    top.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=1, interpolation="nearest", extent=(0, timeline.seconds, 0, len(spectrogram)))
+    fig, (top, bottom) = plt.subplots(
+        2,
+        1,
+        sharex=True,
+        figsize=(9, 2.6 + 0.28 * len(lanes)),
+        height_ratios=[2, 0.28 * len(lanes) + 0.1],
+        layout="constrained",
+    )
+    top.imshow(
+        spectrogram,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(0, timeline.seconds, 0, len(spectrogram)),
+    )
     shown = [f for f in (100, 500, 1000, 2000, 4000, 8000) if frequencies[0] <= f <= frequencies[-1]]
     top.set_yticks(np.interp(shown, frequencies, np.arange(len(frequencies)) + 0.5), [f"{f / 1000:g}" for f in shown])
     top.set_ylabel("frequency in kHz")
-    for s in timeline: bottom.broken_barh([(s.start, s.end - s.start)], (lanes.index(s.label) - 0.4, 0.8), color=plt.cm.Blues(0.25 + 0.75 * s.probability))
-    bottom.set(xlabel="time in s", yticks=range(len(lanes)), yticklabels=lanes, ylim=(len(lanes) - 0.5, -0.5), xlim=(0, timeline.seconds))
+    for s in timeline:
+        bottom.broken_barh(
+            [(s.start, s.end - s.start)],
+            (lanes.index(s.label) - 0.4, 0.8),
+            color=plt.cm.Blues(0.25 + 0.75 * s.probability),
+        )
+    bottom.set(
+        xlabel="time in s",
+        yticks=range(len(lanes)),
+        yticklabels=lanes,
+        ylim=(len(lanes) - 0.5, -0.5),
+        xlim=(0, timeline.seconds),
+    )
     return fig
 
 # %% ../nbs/16_tagger.ipynb #cd5b49fb
@@ -156,7 +204,8 @@ class Prediction:
     draw: Callable[[], np.ndarray]  # makes `spectrogram`
 
     @cached_property
-    def spectrogram(self) -> np.ndarray: return self.draw()  # (bands, frames) in 0 to 1 of the whole sound, low frequencies first
+    def spectrogram(self) -> np.ndarray:
+        return self.draw()  # (bands, frames) in 0 to 1 of the whole sound, low frequencies first
 
 # %% ../nbs/16_tagger.ipynb #d0d08e26
 class Tagger:
@@ -167,7 +216,11 @@ class Tagger:
     ):
         self.bundle, self.session = bundle, session
         self.labels, self.sample_rate, self.frequencies = bundle.labels, bundle.sample_rate, bundle.frequencies
-        self.seconds, self.crop, self.max_crops = bundle.config["crop_seconds"], bundle.crop_samples, bundle.config["max_crops"]
+        self.seconds, self.crop, self.max_crops = (
+            bundle.config["crop_seconds"],
+            bundle.crop_samples,
+            bundle.config["max_crops"],
+        )
 
     @classmethod
     def load(cls,
@@ -203,12 +256,24 @@ class Tagger:
             except EmptyError:
                 if not start: raise
 
-    def _judge(self, logits: np.ndarray, embeddings: np.ndarray, silent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _judge(
+        self, logits: np.ndarray, embeddings: np.ndarray, silent: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         "Probabilities (n, labels), rejection scores (n,), and whether each sound is known (n,), from logits (n, labels) and embeddings (n, features)"
-        config, rule = self.bundle.config, self.bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf}
-        scores = rejection_score(rule["score"], logits, config, similarity(embeddings, config["class_means"]) if rule["score"] == "guided_logit" else 1.0)
+        config, rule = (
+            self.bundle.config,
+            self.bundle.config.get("rejection") or {"score": "max_probability", "threshold": -np.inf},
+        )
+        scores = rejection_score(
+            rule["score"],
+            logits,
+            config,
+            similarity(embeddings, config["class_means"]) if rule["score"] == "guided_logit" else 1.0,
+        )
         probs, thresholds = probabilities(logits, config), config.get("thresholds")
-        passed = scores >= rule["threshold"] if thresholds is None else (probs >= thresholds).any(-1)  # several labels a sound: each has its own mark
+        passed = (
+            scores >= rule["threshold"] if thresholds is None else (probs >= thresholds).any(-1)
+        )  # several labels a sound: each has its own mark
         return probs, scores, passed & ~silent
 
     def predict(self,
@@ -227,7 +292,9 @@ class Tagger:
     ) -> Tags:
         "The most probable labels of a prediction"
         order = np.argsort(-prediction.probabilities, kind="stable")[:top]
-        return Tags([Tag(self.labels[i], float(prediction.probabilities[i])) for i in order], prediction.known, prediction.score)
+        return Tags(
+            [Tag(self.labels[i], float(prediction.probabilities[i])) for i in order], prediction.known, prediction.score
+        )
 
     def tag(self,
         source: Source,  # path, bytes, open file or (samples, rate)
@@ -258,7 +325,10 @@ class Tagger:
         "What is to be heard when, in constant memory; raises `AudioError` for a recording that can't be used"
         window = window or self.seconds
         hop = hop or window / 2
-        if not 0.01 <= hop <= window: raise AudiotagError(f"window {window:g} s, hop {hop:g} s: the hop must be at least 0.01 s and no longer than the window")
+        if not 0.01 <= hop <= window:
+            raise AudiotagError(
+                f"window {window:g} s, hop {hop:g} s: the hop must be at least 0.01 s and no longer than the window"
+            )
         length, step, answers, silent = round(window * self.sample_rate), round(hop * self.sample_rate), [], []
         windows = sliding_windows(stream_audio(source, self.sample_rate), length, step)
         while batch := list(islice(windows, BATCH)):
@@ -289,13 +359,17 @@ class Tagger:
         frames = self.crop // self.bundle.spectrogram["hop_length"]
         bins = min(frames, max(1, round(columns * self.seconds))) if columns else frames
         starts = np.arange(bins) * frames // bins
-        drawn = [np.maximum.reduceat(picture[0, :, :frames], starts, axis=1)[:, :max(1, round(part * bins))] for picture, part in self._pictures(source, "spectrogram")]
+        drawn = [
+            np.maximum.reduceat(picture[0, :, :frames], starts, axis=1)[:, : max(1, round(part * bins))]
+            for picture, part in self._pictures(source, "spectrogram")
+        ]
         return np.concatenate(drawn, 1)
 
-    def activation_map(self,
-        source: Source,
-        label: str,
-    ) -> np.ndarray | None:  # (height, width) in 0 to 1, low frequencies first, over the whole sound; None where the network has no maps
+    def activation_map(
+        self, source: Source, label: str
+    ) -> (
+        np.ndarray | None
+    ):  # (height, width) in 0 to 1, low frequencies first, over the whole sound; None where the network has no maps
         "Where and when a label got its score from (class activation map); raises `AudioError`"
         if "cam" not in [output.name for output in self.session.get_outputs()]: return None
         index = self.labels.index(label)

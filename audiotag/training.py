@@ -41,13 +41,16 @@ def add_label_noise(
     table: pd.DataFrame,  # clips with splits; only those of split train change
     share: float,  # of the training clips, that get another class's label
     seed: int = 0,
-    unverified: float | None = None,  # share of the training clips that count as unverified, the wrong ones among them; None: twice `share`
+    unverified: float
+    | None = None,  # share of the training clips that count as unverified, the wrong ones among them; None: twice `share`
 ) -> pd.DataFrame:  # a copy; the labels as they were are in the column `true_label`
     "Give some training clips a wrong label, drawn from the other classes, and mark them and others as unverified; raises TrainingError for a single class"
     rng, train = np.random.default_rng(seed), np.flatnonzero(table.split == "train")
     labels, names = table.label.to_numpy(object).copy(), np.array(sorted(table.label.iloc[train].unique()), object)
     if len(names) < 2: raise TrainingError("wrong labels need two classes at least")
-    doubtful = rng.permutation(train)[:round(len(train) * min(1.0, 2 * share if unverified is None else max(share, unverified)))]
+    doubtful = rng.permutation(train)[
+        : round(len(train) * min(1.0, 2 * share if unverified is None else max(share, unverified)))
+    ]
     for i in doubtful[:round(len(train) * share)]: labels[i] = rng.choice(names[names != labels[i]])
     verified = table.verified.to_numpy(bool) & ~np.isin(np.arange(len(table)), doubtful)
     return table.assign(true_label=table.label, label=labels, verified=verified)
@@ -69,7 +72,14 @@ def label_confidence(
     for fold in sorted(set(folds)):
         learn = create_run_learner(clips[(folds != fold) & trusted], replace(recipe, patience=0), labels, job)
         fit(learn, replace(recipe, patience=0), job.fp16)
-        logits[folds == fold] = predict_clips(learn.model, clips[folds == fold], job_config(recipe, job), recipe.crop_seconds, recipe.max_crops, device=job.device)[0]
+        logits[folds == fold] = predict_clips(
+            learn.model,
+            clips[folds == fold],
+            job_config(recipe, job),
+            recipe.crop_seconds,
+            recipe.max_crops,
+            device=job.device,
+        )[0]
     known = clips.verified.to_numpy(bool)
     probs = softmax(logits, fit_temperature(logits[known], targets[known]))
     return np.where(probs.argmax(1) == targets, probs.max(1), 0.0)
@@ -86,12 +96,17 @@ def filter_noisy_labels(
     train = table.split == "train"
     clips = table[train]
     if clips.verified.all(): return table
-    if bare := sorted(set(labels) - set(clips.label[clips.verified])): raise TrainingError(f"no clip of {bare[0]!r} is verified: check a few of each label, or leave out self_verify")
+    if bare := sorted(set(labels) - set(clips.label[clips.verified])):
+        raise TrainingError(f"no clip of {bare[0]!r} is verified: check a few of each label, or leave out self_verify")
     believed = clips.verified.to_numpy(bool)
     for number in range(recipe.self_verify):
         believed = clips.verified.to_numpy(bool) | (label_confidence(clips, believed, recipe, labels, job) >= AGREE)
         promoted = int(believed.sum() - clips.verified.sum())
-        if is_main(): print(f"self-verification, round {number + 1}: {promoted} of {int((~clips.verified).sum())} unverified clips believed", file=sys.stderr)
+        if is_main():
+            print(
+                f"self-verification, round {number + 1}: {promoted} of {int((~clips.verified).sum())} unverified clips believed",
+                file=sys.stderr,
+            )
     kept = ~train | table.index.isin(clips.index[believed])
     return table[kept].assign(verified=True)
 
@@ -113,17 +128,38 @@ def check_trainable(
     folds: int | None = None,  # that a cross-validation wants
 ) -> None:
     "Raise TrainingError where there is nothing to tell apart, or too few recordings to hold some out"
-    labels, each = get_labels(table, multilabel), table.assign(label=table.label.map(split_labels)).explode("label") if multilabel else table
-    if len(labels) < 2: raise TrainingError(f"there is {'one label only, ' + labels[0] if labels else 'no clip to learn from'}: a tagger tells two kinds of sound apart, or more")
+    labels, each = (
+        get_labels(table, multilabel),
+        table.assign(label=table.label.map(split_labels)).explode("label") if multilabel else table,
+    )
+    if len(labels) < 2:
+        raise TrainingError(
+            f"there is {'one label only, ' + labels[0] if labels else 'no clip to learn from'}: a tagger tells two kinds of sound apart, or more"
+        )
     if folds is None:
-        if lost := sorted(set(labels) - set(get_labels(table[table.split == "train"], multilabel))): raise TrainingError(f"no training clip is {lost[0]!r}, and others are: leave its clips out, or hold out another fold")
-        if not (table.split == "valid").any(): raise TrainingError("no clip is left to validate on, as every label has one recording only: add clips of other recordings")
+        if lost := sorted(set(labels) - set(get_labels(table[table.split == "train"], multilabel))):
+            raise TrainingError(
+                f"no training clip is {lost[0]!r}, and others are: leave its clips out, or hold out another fold"
+            )
+        if not (table.split == "valid").any():
+            raise TrainingError(
+                "no clip is left to validate on, as every label has one recording only: add clips of other recordings"
+            )
         return
     if folds < 2: raise TrainingError(f"--folds {folds} holds nothing out: use 2 or more")
     sources = each.groupby("label").source_id.nunique()
-    if table.source_id.nunique() < folds: raise TrainingError(f"{folds} folds need {folds} recordings, and there are {table.source_id.nunique()}: use fewer folds, or add clips of other recordings")
-    if table.fold.isna().any() and sources.min() < 2: raise TrainingError(f"all clips of {sources.idxmin()!r} are of one recording, so no fold can learn it and be tested on it: add others, or leave its clips out")
-    if table.fold.notna().all() and (same := each.groupby("label").fold.nunique()).min() < 2: raise TrainingError(f"all clips of {same.idxmin()!r} are in one fold, so what is tested on it has never learnt it: spread them, or leave them out")
+    if table.source_id.nunique() < folds:
+        raise TrainingError(
+            f"{folds} folds need {folds} recordings, and there are {table.source_id.nunique()}: use fewer folds, or add clips of other recordings"
+        )
+    if table.fold.isna().any() and sources.min() < 2:
+        raise TrainingError(
+            f"all clips of {sources.idxmin()!r} are of one recording, so no fold can learn it and be tested on it: add others, or leave its clips out"
+        )
+    if table.fold.notna().all() and (same := each.groupby("label").fold.nunique()).min() < 2:
+        raise TrainingError(
+            f"all clips of {same.idxmin()!r} are in one fold, so what is tested on it has never learnt it: spread them, or leave them out"
+        )
 
 # %% ../nbs/23_training.ipynb #8b73dcee
 def train_learner(
@@ -133,7 +169,10 @@ def train_learner(
     job: RunConfig = RunConfig(),
 ) -> tuple[Learner, list[dict]]:  # the learner, and a row an epoch
     "A trained learner: with `soup`, its weights are the mean of several trainings (Wortsman et al. 2022); raises AudiotagError"
-    if recipe.soup > 1 and not (recipe.weights or job.init_from): raise TrainingError("soup averages networks that began with the same weights: give --weights or --from, or leave soup out")
+    if recipe.soup > 1 and not (recipe.weights or job.init_from):
+        raise TrainingError(
+            "soup averages networks that began with the same weights: give --weights or --from, or leave soup out"
+        )
     clips = prepare_clips(table, recipe, labels, job)
     learn = create_run_learner(clips, recipe, labels, job)
     history = fit(learn, recipe, job.fp16)
@@ -171,7 +210,9 @@ def hold_out(
     if test_fold not in folds:
         raise TrainingError(f"there is no fold {test_fold} here: the folds are {', '.join(map(str, folds)) or 'none'}")
     held = (table.fold == test_fold).fillna(False)
-    return assign_splits(table.assign(split=np.where(held, "test", "train"), fold=pd.NA), seed=seed).assign(fold=table.fold)
+    return assign_splits(table.assign(split=np.where(held, "test", "train"), fold=pd.NA), seed=seed).assign(
+        fold=table.fold
+    )
 
 
 def train(
@@ -187,24 +228,57 @@ def train(
     fp16: bool = False,  # mixed precision, on CUDA only
 ) -> dict:  # what the run scored, and its history
     "Train on split train, watch valid, score test (or valid where there is no test), and write the bundle; raises AudiotagError"
-    began, job, table = time.perf_counter(), RunConfig(init_from, images, config, device, workers, fp16), drop_unreadable(table)
+    began, job, table = (
+        time.perf_counter(),
+        RunConfig(init_from, images, config, device, workers, fp16),
+        drop_unreadable(table),
+    )
     labels = get_labels(table[table.split == "train"], recipe.multilabel)
     check_trainable(table, recipe.multilabel)
     if out: check_output_dir(Path(out))
     learn, history = train_learner(table, recipe, labels, job)
     valid, test = (table[table.split == name] for name in ("valid", "test"))
-    means = compute_class_means(learn.model, table[table.split == "train"], recipe, job_config(recipe, job), labels, device)
+    means = compute_class_means(
+        learn.model, table[table.split == "train"], recipe, job_config(recipe, job), labels, device
+    )
     known = predict_heldout(learn.model, valid, recipe, job_config(recipe, job), labels, means, device)
     calibration = calibrate(*known.pooled(), score=recipe.rejection, class_similarity=known.class_similarity)
-    held = known if test.empty else predict_heldout(learn.model, test, recipe, job_config(recipe, job), labels, device=device)
+    held = (
+        known
+        if test.empty
+        else predict_heldout(learn.model, test, recipe, job_config(recipe, job), labels, device=device)
+    )
     metrics = {"split": "valid" if test.empty else "test", **compute_metrics(held, labels, calibration)}
-    result = {"metrics": metrics, "history": history, "seconds": round(time.perf_counter() - began, 1), "out": str(out or "")}
-    if out and is_main(): write_bundle(out, learn, recipe, job_config(recipe, job), labels, table[table.split != "test"], metrics, calibration, means, command, history, init_from)
+    result = {
+        "metrics": metrics,
+        "history": history,
+        "seconds": round(time.perf_counter() - began, 1),
+        "out": str(out or ""),
+    }
+    if out and is_main():
+        write_bundle(
+            out,
+            learn,
+            recipe,
+            job_config(recipe, job),
+            labels,
+            table[table.split != "test"],
+            metrics,
+            calibration,
+            means,
+            command,
+            history,
+            init_from,
+        )
     return result
 
 
-AUDIOSET = {"name": "audioset", "title": "AudioSet, through EfficientAT's published weights", "licence": "MIT (weights), CC BY 4.0 (class names)",
-            "citation": "F. Schmid, K. Koutini and G. Widmer, Efficient large-scale audio tagging, ICASSP 2023; J. F. Gemmeke et al., Audio Set, ICASSP 2017"}
+AUDIOSET = {
+    "name": "audioset",
+    "title": "AudioSet, through EfficientAT's published weights",
+    "licence": "MIT (weights), CC BY 4.0 (class names)",
+    "citation": "F. Schmid, K. Koutini and G. Widmer, Efficient large-scale audio tagging, ICASSP 2023; J. F. Gemmeke et al., Audio Set, ICASSP 2017",
+}
 
 
 def write_bundle(
@@ -223,14 +297,37 @@ def write_bundle(
 ) -> Path:
     "The bundle of a trained learner, with all that its card tells"
     dataset = train_clips.attrs["report"].name if "report" in train_clips.attrs else "own clips"
-    before = read_bundle(init_from).config if init_from else {"trained_on": {}, "datasets": [AUDIOSET] if recipe.weights else []}
+    before = (
+        read_bundle(init_from).config
+        if init_from
+        else {"trained_on": {}, "datasets": [AUDIOSET] if recipe.weights else []}
+    )
     info = DATASETS.get(dataset)
-    described = {"name": dataset, "title": info.title, "licence": info.licence, "citation": info.citation} if info else {"name": dataset}
+    described = (
+        {"name": dataset, "title": info.title, "licence": info.licence, "citation": info.citation}
+        if info
+        else {"name": dataset}
+    )
     others = [d for d in before["datasets"] if d["name"] != dataset]
-    return save_bundle(out, learn.model, name=Path(out).name, labels=labels, config=config, crop_seconds=recipe.crop_seconds,
-                       max_crops=recipe.max_crops, multilabel=recipe.multilabel, learner=learn, metrics=metrics, recipe=asdict(recipe),
-                       trained_on={**before["trained_on"], dataset: sorted(train_clips.clip_id)}, datasets=[described, *others],
-                       class_means=None if means is None else means.round(5).tolist(), command=command, history=history, **calibration)
+    return save_bundle(
+        out,
+        learn.model,
+        name=Path(out).name,
+        labels=labels,
+        config=config,
+        crop_seconds=recipe.crop_seconds,
+        max_crops=recipe.max_crops,
+        multilabel=recipe.multilabel,
+        learner=learn,
+        metrics=metrics,
+        recipe=asdict(recipe),
+        trained_on={**before["trained_on"], dataset: sorted(train_clips.clip_id)},
+        datasets=[described, *others],
+        class_means=None if means is None else means.round(5).tolist(),
+        command=command,
+        history=history,
+        **calibration,
+    )
 
 # %% ../nbs/23_training.ipynb #d8067193
 def split_for_early_stopping(clips: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
@@ -272,7 +369,12 @@ def cross_validate(
     check_trainable(table, recipe.multilabel, folds)
     if out: check_output_dir(Path(out))
     table, labels = assign_folds(table, folds, recipe.seed), get_labels(table, recipe.multilabel)
-    job, kept, rows, parts = RunConfig(init_from, images, None, device, workers, fp16), run_dir(table, recipe, folds, init_from, runs, images), [], {}
+    job, kept, rows, parts = (
+        RunConfig(init_from, images, None, device, workers, fp16),
+        run_dir(table, recipe, folds, init_from, runs, images),
+        [],
+        {},
+    )
     for fold in sorted(table.fold.unique()):
         parts[fold] = load_or_run_fold(kept / f"fold-{fold}.npz", table, recipe, fold, labels, job)
         found = compute_metrics(parts[fold], labels)
@@ -287,12 +389,24 @@ def cross_validate(
     return {"folds": rows, **mean_and_std(rows), "metrics": metrics, "runs": str(kept), "out": str(out or "")}
 
 
-def train_final(table: pd.DataFrame, recipe: Recipe, labels: list[str], job: RunConfig, out: Path, metrics: dict, calibration: dict, command: str) -> None:
+def train_final(
+    table: pd.DataFrame,
+    recipe: Recipe,
+    labels: list[str],
+    job: RunConfig,
+    out: Path,
+    metrics: dict,
+    calibration: dict,
+    command: str,
+) -> None:
     "The bundle that learns from every clip, with the out-of-fold figures"
     clips, config = split_for_early_stopping(table, recipe), job_config(recipe, job)
     learn, history = train_learner(clips, recipe, labels, job)
     means = compute_class_means(learn.model, clips[clips.split == "train"], recipe, config, labels, job.device)
-    if is_main(): write_bundle(out, learn, recipe, config, labels, table, metrics, calibration, means, command, history, job.init_from)
+    if is_main():
+        write_bundle(
+            out, learn, recipe, config, labels, table, metrics, calibration, means, command, history, job.init_from
+        )
 
 # %% ../nbs/23_training.ipynb #d85d635d
 OUT_OF_FOLD = "out_of_fold.csv"
@@ -305,24 +419,43 @@ def _mark(file: Path | str) -> tuple:
     return str(file), found.st_size, found.st_mtime_ns
 
 
-def run_dir(table: pd.DataFrame, recipe: Recipe, folds: int | str, init_from: Path | None, runs: Path, images: Path | None) -> Path:
+def run_dir(
+    table: pd.DataFrame, recipe: Recipe, folds: int | str, init_from: Path | None, runs: Path, images: Path | None
+) -> Path:
     "The folder of this very run: the same files of the same clips, the same folds, recipe, first weights and images; raises TrainingError where it can't be made"
-    files = [*table.path, recipe.weights or "", init_from and Path(init_from) / "config.json" or "", images and Path(images) / "clips.csv" or ""]
-    what = json.dumps([{k: v for k, v in recipe.active_settings().items() if k != "rejection"}, folds, [*map(_mark, files)], table[["clip_id", "label", "fold", "start", "end"]].astype(str).values.tolist()])
+    files = [
+        *table.path,
+        recipe.weights or "",
+        init_from and Path(init_from) / "config.json" or "",
+        images and Path(images) / "clips.csv" or "",
+    ]
+    what = json.dumps(
+        [
+            {k: v for k, v in recipe.active_settings().items() if k != "rejection"},
+            folds,
+            [*map(_mark, files)],
+            table[["clip_id", "label", "fold", "start", "end"]].astype(str).values.tolist(),
+        ]
+    )
     folder = Path(runs) / f"{recipe.arch}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise TrainingError(f"{folder} can't be made ({error.strerror}): choose another --runs") from None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder} can't be made ({error.strerror}): choose another --runs") from None
     write_atomic(folder / "recipe.json", json.dumps(asdict(recipe), indent=1))
     return folder
 
 
-def load_or_run_fold(file: Path, table: pd.DataFrame, recipe: Recipe, fold: int, labels: list[str], job: RunConfig) -> HeldOutPredictions:
+def load_or_run_fold(
+    file: Path, table: pd.DataFrame, recipe: Recipe, fold: int, labels: list[str], job: RunConfig
+) -> HeldOutPredictions:
     "The answers for a fold: from the disk, or from a training whose answers then lie there, whole or not at all"
     if file.exists():
         with np.load(file) as kept: return HeldOutPredictions(**kept)
     answers = predict_fold(table, recipe, fold, labels, job)
     if is_main():
-        with atomic_path(file) as part, part.open("wb") as f: np.savez(f, **{name: values for name, values in answers._asdict().items() if values is not None})
+        with atomic_path(file) as part, part.open("wb") as f:
+            np.savez(f, **{name: values for name, values in answers._asdict().items() if values is not None})
     return answers
 
 
@@ -330,15 +463,24 @@ def concat_folds(table: pd.DataFrame, parts: dict[int, HeldOutPredictions]) -> H
     "The answers of all folds, in the order of the table"
     order = np.concatenate([np.flatnonzero(table.fold == fold) for fold in parts]).argsort()
     logits, targets, similarities, mixes = zip(*parts.values())
-    return HeldOutPredictions(np.concatenate(logits)[order], np.concatenate(targets)[order], None if similarities[0] is None else np.concatenate(similarities)[order],
-                   None if mixes[0] is None else np.concatenate(mixes, axis=1))
+    return HeldOutPredictions(
+        np.concatenate(logits)[order],
+        np.concatenate(targets)[order],
+        None if similarities[0] is None else np.concatenate(similarities)[order],
+        None if mixes[0] is None else np.concatenate(mixes, axis=1),
+    )
 
 
 def save_out_of_fold(file: Path, table: pd.DataFrame, answers: HeldOutPredictions, labels: list[str]) -> Path:
     "A line a clip: clip_id, source_id, fold, label, similarity to the nearest class mean, and each label's logit, with 5 significant digits"
     about = table[["clip_id", "source_id", "fold", "label"]].reset_index(drop=True)
     if answers.class_similarity is not None: about["similarity"] = answers.class_similarity
-    write_atomic(file, pd.concat([about, pd.DataFrame(answers.logits, columns=labels)], axis=1).to_csv(index=False, float_format="%.5g"))
+    write_atomic(
+        file,
+        pd.concat([about, pd.DataFrame(answers.logits, columns=labels)], axis=1).to_csv(
+            index=False, float_format="%.5g"
+        ),
+    )
     return file
 
 # %% ../nbs/23_training.ipynb #a2261a7a
@@ -348,11 +490,21 @@ def wrap_pretrained(
     weights: Path | None = None,  # a local copy; None fetches the published file
 ) -> Path:
     "AudioSet weights as a bundle; raises AudiotagError when the weights can't be had or don't fit"
-    if arch not in EFFICIENTAT_WEIGHTS: raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}")
+    if arch not in EFFICIENTAT_WEIGHTS:
+        raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}")
     config, labels = default_config(arch), audioset_labels()
     model = create_model(arch, len(labels), config, weights=weights or "pretrained")
-    return save_bundle(out, model, name=Path(out).name, labels=labels, config=config, crop_seconds=10.0, multilabel=True, datasets=[AUDIOSET],
-                       command=f"audiotag pretrained {arch}")
+    return save_bundle(
+        out,
+        model,
+        name=Path(out).name,
+        labels=labels,
+        config=config,
+        crop_seconds=10.0,
+        multilabel=True,
+        datasets=[AUDIOSET],
+        command=f"audiotag pretrained {arch}",
+    )
 
 # %% ../nbs/23_training.ipynb #ddd7bbbc
 def run_seeds(
@@ -378,7 +530,13 @@ def run_seeds(
             if is_main(): write_atomic(file, json.dumps(result))
         results.append({"seed": seed, **_figures(result), "clips": result["metrics"]["clips"]})
         if is_main(): print(f"seed {seed}: {format_metrics(results[-1])}", file=sys.stderr)
-    return {"seeds": results, **mean_and_std(results), "metrics": json.loads((kept / f"seed-{recipe.seed}.json").read_text())["metrics"], "runs": str(kept), "out": str(out or "")}
+    return {
+        "seeds": results,
+        **mean_and_std(results),
+        "metrics": json.loads((kept / f"seed-{recipe.seed}.json").read_text())["metrics"],
+        "runs": str(kept),
+        "out": str(out or ""),
+    }
 
 
 def _figures(result: dict) -> dict:

@@ -51,7 +51,10 @@ def decode_upload(
     for block in stream_audio(path, sample_rate):
         blocks.append(block)
         left -= len(block)
-        if left < 0: raise AudioError(f"{Path(path).name} is longer than {MAX_MINUTES} minutes, the limit of this page: cut it, or use the command `audiotag tag`")
+        if left < 0:
+            raise AudioError(
+                f"{Path(path).name} is longer than {MAX_MINUTES} minutes, the limit of this page: cut it, or use the command `audiotag tag`"
+            )
     return np.concatenate(blocks)
 
 # %% ../nbs/29_webapp.ipynb #542a6fce
@@ -60,10 +63,18 @@ def find_models(
 ) -> dict[str, Bundle]: # by name, the one to offer first in front
     "Every sound bundle in a folder; raises `BundleError` where there is none"
     bundles = {}
-    for name, path in sorted(find_bundles(folder).items(), key=lambda found: (found[0].startswith(("synthetic-", "run-")), found[0] != "urbansound8k", found[0])):
-        try: bundles[name] = read_bundle(path)
-        except AudiotagError as error: print(f"audiotag: left out: {error}", file=sys.stderr)
-    if not bundles: raise BundleError(f"{folder} holds no bundle that can be used: name a folder of bundles, or make one with `audiotag train`")
+    for name, path in sorted(
+        find_bundles(folder).items(),
+        key=lambda found: (found[0].startswith(("synthetic-", "run-")), found[0] != "urbansound8k", found[0]),
+    ):
+        try:
+            bundles[name] = read_bundle(path)
+        except AudiotagError as error:
+            print(f"audiotag: left out: {error}", file=sys.stderr)
+    if not bundles:
+        raise BundleError(
+            f"{folder} holds no bundle that can be used: name a folder of bundles, or make one with `audiotag train`"
+        )
     return bundles
 
 @lru_cache(maxsize=8)
@@ -86,11 +97,19 @@ def heatmap_for(
     (samples, rate), name = sound, label.replace("_", " ")
     padded = fit_length(samples, -(-len(samples)//tagger.crop)*tagger.crop, mode="zero") # the maps cover whole windows
     heat = tagger.activation_map((padded, rate), label)
-    if heat is not None: return heat[:, :max(1, round(heat.shape[1]*len(samples)/len(padded)))], f"Shade what doesn't speak for “{name}”"
+    if heat is not None:
+        return heat[
+            :, : max(1, round(heat.shape[1] * len(samples) / len(padded)))
+        ], f"Shade what doesn't speak for “{name}”"
     seconds = len(samples)/rate
     window = min(1., tagger.seconds) if seconds <= 30 else tagger.seconds
     line = tagger.timeline(sound, window, window/4 if seconds <= 30 else window/2)
-    return np.interp(np.linspace(0, seconds, 400), (line.edges()[1:]+line.edges()[:-1])/2, line.probabilities[:, tagger.labels.index(label)]), f"Shade where “{name}” is improbable"
+    return np.interp(
+        np.linspace(0, seconds, 400),
+        (line.edges()[1:] + line.edges()[:-1]) / 2,
+        line.probabilities[:, tagger.labels.index(label)],
+    ), f"Shade where “{name}” is improbable"
+
 
 def find_segments(
     tagger: Tagger,
@@ -114,8 +133,17 @@ def clip_report(
     sound = decode_upload(path, tagger.sample_rate), tagger.sample_rate
     seconds = len(sound[0])/sound[1]
     tags = tagger.best(tagger.predict(sound), 5)
-    figure = spectrogram_figure(tagger.spectrogram(sound, 1000/seconds), seconds, tagger.frequencies, *heatmap_for(tagger, sound, tags[0].label))
-    return tag_bars(tags, tags.known)+figure+timeline_figure(find_segments(tagger, sound, tags.known, *tags[0]), seconds, Path(path).stem)
+    figure = spectrogram_figure(
+        tagger.spectrogram(sound, 1000 / seconds),
+        seconds,
+        tagger.frequencies,
+        *heatmap_for(tagger, sound, tags[0].label),
+    )
+    return (
+        tag_bars(tags, tags.known)
+        + figure
+        + timeline_figure(find_segments(tagger, sound, tags.known, *tags[0]), seconds, Path(path).stem)
+    )
 
 # %% ../nbs/29_webapp.ipynb #55fe6569
 def tag_live(
@@ -127,7 +155,12 @@ def tag_live(
     tags, seconds = tagger.best(tagger.predict(sound), 3), min(new, len(sound[0]))/sound[1]
     picture = tagger.spectrogram(sound)
     columns = picture[:, -max(1, round(picture.shape[1]*seconds*sound[1]/len(sound[0]))):]
-    return {"tags": tag_bars(tags, tags.known), "axis": hertz_axis(tagger.frequencies), "columns": data_uri(colorize(columns)), "seconds": seconds}
+    return {
+        "tags": tag_bars(tags, tags.known),
+        "axis": hertz_axis(tagger.frequencies),
+        "columns": data_uri(colorize(columns)),
+        "seconds": seconds,
+    }
 
 # %% ../nbs/29_webapp.ipynb #96c4d207
 def tag_file(
@@ -141,7 +174,16 @@ def tag_file(
     sound = decode_upload(path, tagger.sample_rate), tagger.sample_rate
     seconds, tags = len(sound[0])/sound[1], tagger.best(tagger.predict(sound), top)
     segments = tagger.timeline(sound) if seconds > tagger.seconds else []
-    return {"file": Path(path).name, "model": name, "seconds": round(seconds, 3), "known": tags.known, "score": tags.score, "tags": [tag._asdict() for tag in tags], "segments": [s._asdict() for s in segments]}
+    return {
+        "file": Path(path).name,
+        "model": name,
+        "seconds": round(seconds, 3),
+        "known": tags.known,
+        "score": tags.score,
+        "tags": [tag._asdict() for tag in tags],
+        "segments": [s._asdict() for s in segments],
+    }
+
 
 def tag_uploads(
     paths: Sequence[str | Path], # of the uploads
@@ -153,12 +195,19 @@ def tag_uploads(
     for path in paths:
         try: yield tag_file(path, name, folder, top)
         except Exception as error:  # noqa: BLE001  (one odd file mustn't cost the others their answers)
-            why = str(error) if isinstance(error, AudiotagError) else f"{Path(path).name} can't be tagged ({type(error).__name__}): convert it"
+            why = (
+                str(error)
+                if isinstance(error, AudiotagError)
+                else f"{Path(path).name} can't be tagged ({type(error).__name__}): convert it"
+            )
             yield {"file": Path(path).name, "error": why}
 
 # %% ../nbs/29_webapp.ipynb #cd28aeab
 MAX_MEGABYTES, MAX_FILES, KEEP_MINUTES = 50, 50, 15 # of an upload; in one go; until an upload is deleted
-HERE = Path(__file__).parent if "__file__" in globals() else Path("../audiotag").resolve() # page/ and examples/ lie here
+HERE = (
+    Path(__file__).parent if "__file__" in globals() else Path("../audiotag").resolve()
+)  # page/ and examples/ lie here
+
 
 def show_errors(
     function: Callable[..., str], # returns HTML
@@ -183,19 +232,37 @@ def text(
 
 # %% ../nbs/29_webapp.ipynb #a36d8431
 Models = dict[str, Bundle]
-PAGE = {"api_visibility": "private", "trigger_mode": "always_last", "show_progress": "minimal"} # events that only the page sends
+PAGE = {
+    "api_visibility": "private",
+    "trigger_mode": "always_last",
+    "show_progress": "minimal",
+}  # events that only the page sends
 
-ANNOUNCE_JS = "watch('value', () => { document.querySelector('#said').textContent = element.querySelector('h2')?.innerText ?? ''; })" # to screen readers: the headline, not the whole report
+ANNOUNCE_JS = "watch('value', () => { document.querySelector('#said').textContent = element.querySelector('h2')?.innerText ?? ''; })"  # to screen readers: the headline, not the whole report
+
 
 def clip_tab(models: Models, model: gr.Dropdown) -> None:
     "A sound in, its tags out"
     examples = sorted((HERE/"examples").glob("*.*"))
     with gr.Row(elem_classes="at-columns"):
         with gr.Column(scale=2, min_width=320):
-            audio = gr.Audio(type="filepath", label="Sound", elem_id="clip", editable=False, buttons=[], waveform_options=gr.WaveformOptions(show_recording_waveform=False))
+            audio = gr.Audio(
+                type="filepath",
+                label="Sound",
+                elem_id="clip",
+                editable=False,
+                buttons=[],
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+            )
             gr.HTML(text("limits.html"))
-            gr.Examples([[str(path)] for path in examples], audio, example_labels=[path.stem.replace("_", " ") for path in examples], label="Examples, synthesised")
-        with gr.Column(scale=3, min_width=320): report = gr.HTML(EMPTY, elem_id="report", min_height=180, js_on_load=ANNOUNCE_JS)
+            gr.Examples(
+                [[str(path)] for path in examples],
+                audio,
+                example_labels=[path.stem.replace("_", " ") for path in examples],
+                label="Examples, synthesised",
+            )
+        with gr.Column(scale=3, min_width=320):
+            report = gr.HTML(EMPTY, elem_id="report", min_height=180, js_on_load=ANNOUNCE_JS)
     tag = show_errors(lambda path, name: clip_report(path, models[name].folder))
     gr.on([audio.change, model.change], tag, [audio, model], report, concurrency_id="tag", **PAGE)
 
@@ -208,12 +275,21 @@ def live_tab(models: Models, model: gr.Dropdown) -> None:
         if not LIVE_SLOTS.acquire(timeout=2): return {"busy": True}
         try:
             samples, rate = np.frombuffer(base64.b64decode(data["sound"], validate=True), np.int16), int(data["rate"])
-            if len(samples) > 10*max(rate, 1000): raise AudioError("the recording is longer than 10 s: send the last seconds only")
+            if len(samples) > 10 * max(rate, 1000):
+                raise AudioError("the recording is longer than 10 s: send the last seconds only")
             return tag_live(load_tagger(models[data["model"]].folder), (samples, rate), int(data["new"]))
-        except AudiotagError as error: return {"error": str(error)}
-        except (KeyError, TypeError, ValueError): raise HTTPException(400, "This isn't what the Live tab sends") from None
+        except AudiotagError as error:
+            return {"error": str(error)}
+        except (KeyError, TypeError, ValueError):
+            raise HTTPException(400, "This isn't what the Live tab sends") from None
         finally: LIVE_SLOTS.release()
-    gr.HTML(html_template=text("live.html"), js_on_load=(HERE/"page/live.js").read_text(encoding="utf-8"), server_functions=[live], elem_id="live")
+
+    gr.HTML(
+        html_template=text("live.html"),
+        js_on_load=(HERE / "page/live.js").read_text(encoding="utf-8"),
+        server_functions=[live],
+        elem_id="live",
+    )
 
 # %% ../nbs/29_webapp.ipynb #810d99ff
 def files_tab(models: Models, model: gr.Dropdown) -> None:
@@ -225,19 +301,32 @@ def files_tab(models: Models, model: gr.Dropdown) -> None:
             gr.HTML(text("limits.html"))
         with gr.Column(scale=3, min_width=320): result = gr.HTML(waiting, elem_id="table", min_height=180)
     def grow(paths: list[str] | None, name: str) -> Iterator[str]:
-        if not paths: yield waiting
-        elif len(paths) > MAX_FILES: yield alert(f"{len(paths)} files are too many in one go: drop at most {MAX_FILES}.")
+        if not paths:
+            yield waiting
+        elif len(paths) > MAX_FILES:
+            yield alert(f"{len(paths)} files are too many in one go: drop at most {MAX_FILES}.")
         else:
             rows = []
             for row in tag_uploads(paths, name, models[name].folder): yield files_table(rows := [*rows, row])
-    gr.on([files.change, model.change], grow, [files, model], result, concurrency_id="files", concurrency_limit=1, **PAGE)
+
+    gr.on(
+        [files.change, model.change], grow, [files, model], result, concurrency_id="files", concurrency_limit=1, **PAGE
+    )
 
 # %% ../nbs/29_webapp.ipynb #ae230e7f
 def api_tab(models: Models, model: gr.Dropdown) -> None:
     "How programs call the page, and the two endpoints themselves"
-    gr.HTML(text("api.html", model=next(iter(models))), elem_classes="at-text", js_on_load="element.querySelectorAll('.at-origin').forEach(e => e.textContent = location.origin + location.pathname)")
+    gr.HTML(
+        text("api.html", model=next(iter(models))),
+        elem_classes="at-text",
+        js_on_load="element.querySelectorAll('.at-origin').forEach(e => e.textContent = location.origin + location.pathname)",
+    )
     with gr.Row(visible=False):
-        one, many, names = gr.Audio(type="filepath"), gr.File(file_count="multiple"), gr.Dropdown(list(models), value=next(iter(models)))
+        one, many, names = (
+            gr.Audio(type="filepath"),
+            gr.File(file_count="multiple"),
+            gr.Dropdown(list(models), value=next(iter(models))),
+        )
         count, said, call = gr.Number(3, precision=0, minimum=1, maximum=1000), gr.JSON(), gr.Button()
     def refuse(sentence: str) -> gr.Error: return gr.Error(sentence, print_exception=False)
     def tag(file: str, model: str, top: int = 3) -> dict:
@@ -247,14 +336,19 @@ def api_tab(models: Models, model: gr.Dropdown) -> None:
         except AudiotagError as error: raise refuse(str(error)) from None
     def tag_batch(files: list[str], model: str, top: int = 3) -> list[dict]:
         "Tag several sound files: a list with what /tag says of each, or its `error`"
-        if not files or len(files) > MAX_FILES: raise refuse(f"{len(files or [])} files: send 1 to {MAX_FILES} in one call")
+        if not files or len(files) > MAX_FILES:
+            raise refuse(f"{len(files or [])} files: send 1 to {MAX_FILES} in one call")
         return list(tag_uploads(files, model, models[model].folder, top))
     call.click(tag, [one, names, count], said, api_name="tag", concurrency_id="tag")
     call.click(tag_batch, [many, names, count], said, api_name="tag_batch", concurrency_id="files", concurrency_limit=1)
 
 def about_tab(models: Models, model: gr.Dropdown) -> None:
     "What the models can't do, what they learned from, what becomes of uploads"
-    gr.HTML(text("about.html", models="".join(model_summary(name, bundle.config) for name, bundle in models.items())), elem_classes="at-text")
+    gr.HTML(
+        text("about.html", models="".join(model_summary(name, bundle.config) for name, bundle in models.items())),
+        elem_classes="at-text",
+    )
+
 
 def build(
     models: Models, # as `find_models` gives them
@@ -264,12 +358,28 @@ def build(
         with gr.Row(elem_id="head"):
             gr.HTML(text("head.html"))
             with gr.Column(min_width=280, scale=0):
-                model = gr.Dropdown(list(models), value=next(iter(models)), label="Model", filterable=False, elem_id="model")
+                model = gr.Dropdown(
+                    list(models), value=next(iter(models)), label="Model", filterable=False, elem_id="model"
+                )
                 words = gr.HTML(label_list(model.value, models[model.value].labels), elem_id="words")
-        model.change(lambda name: label_list(name, models[name].labels), model, words, queue=False, api_visibility="private", show_progress="hidden")
+        model.change(
+            lambda name: label_list(name, models[name].labels),
+            model,
+            words,
+            queue=False,
+            api_visibility="private",
+            show_progress="hidden",
+        )
         with gr.Tabs():
-            for name, tab in {"Sound": clip_tab, "Live": live_tab, "Files": files_tab, "API": api_tab, "About": about_tab}.items():
-                with gr.Tab(name): tab(models, model)
+            for name, tab in {
+                "Sound": clip_tab,
+                "Live": live_tab,
+                "Files": files_tab,
+                "API": api_tab,
+                "About": about_tab,
+            }.items():
+                with gr.Tab(name):
+                    tab(models, model)
     return page.queue(max_size=100, default_concurrency_limit=2, api_open=False)
 
 # %% ../nbs/29_webapp.ipynb #44d6a24b
@@ -287,7 +397,11 @@ class Guard:
             left -= len(message.get("body", b""))
             if left < 0: raise HTTPException(413, "Too much in one request: send fewer or smaller files")
             return message
-        if re.search("=http|/process_recording", path): await PlainTextResponse("This page fetches nothing from addresses, and takes no screen recordings.", 403)(scope, receive, send)
+
+        if re.search("=http|/process_recording", path):
+            await PlainTextResponse("This page fetches nothing from addresses, and takes no screen recordings.", 403)(
+                scope, receive, send
+            )
         else: await self.app(scope, counted, send)
 
 async def refuse_address(url: str, cache_dir: str) -> str:
@@ -318,9 +432,25 @@ def start_cleanup_thread(folder: Path) -> None:
 # %% ../nbs/29_webapp.ipynb #ac204852
 def theme() -> gr.themes.Default:
     "Teal on slate, the system's own fonts, and greys dark enough to read"
-    base = gr.themes.Default(primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return base.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300", block_label_text_color="*neutral_600", block_title_text_color="*neutral_600", color_accent="*primary_700",
-        link_text_color="*primary_700", link_text_color_dark="*primary_300", input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400")
+    base = gr.themes.Default(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return base.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_600",
+        block_title_text_color="*neutral_600",
+        color_accent="*primary_700",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+
 
 def launch(
     models: str | Path = "models", # a folder of bundles
@@ -335,9 +465,22 @@ def launch(
     try:
         page = build(bundles)
         start_cleanup_thread(folder)
-        page.launch(server_name=host, server_port=port, quiet=True, prevent_thread_lock=True, share=False, footer_links=[], run_history=False, enable_monitoring=False, max_file_size=MAX_MEGABYTES*2**20,
-            theme=theme(), css_paths=HERE/"page/page.css", head=f"<script>{(HERE/'page/page.js').read_text(encoding='utf-8')}</script>",
-            favicon_path=HERE/"page/icon.png", app_kwargs={"middleware": [Middleware(Guard)]})
+        page.launch(
+            server_name=host,
+            server_port=port,
+            quiet=True,
+            prevent_thread_lock=True,
+            share=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=MAX_MEGABYTES * 2**20,
+            theme=theme(),
+            css_paths=HERE / "page/page.css",
+            head=f"<script>{(HERE / 'page/page.js').read_text(encoding='utf-8')}</script>",
+            favicon_path=HERE / "page/icon.png",
+            app_kwargs={"middleware": [Middleware(Guard)]},
+        )
         print(f"audiotag: the page is at {page.local_url} (Ctrl-C stops it)", flush=True)
         page.block_thread()
     except OSError as error: raise AudiotagError(f"the page can't be served ({error}): name another port") from None

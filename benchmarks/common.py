@@ -20,7 +20,20 @@ WEIGHTS = DATA / "mn04_as_mAP_432.pt"
 QUICK = bool(os.environ.get("BENCH_QUICK"))  # a few clips and seconds each: to try the scripts out, not to quote
 DEVICE = os.environ.get("DEVICE", "cpu")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-PACKAGES = ("torch", "torchaudio", "fastai", "fastxtend", "librosa", "soundfile", "soxr", "onnxruntime", "numpy", "pillow", "scikit-learn", "ray")
+PACKAGES = (
+    "torch",
+    "torchaudio",
+    "fastai",
+    "fastxtend",
+    "librosa",
+    "soundfile",
+    "soxr",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+    "ray",
+)
 
 
 @lru_cache
@@ -59,7 +72,9 @@ def pinned(threads: int = 1):
     finally: torch.set_num_threads(before)
 
 
-def alternate(ways: dict[str, Callable[[], object]], rounds: int, each: float = 1.0) -> dict[str, dict]:  # each: what one call is divided by
+def alternate(
+    ways: dict[str, Callable[[], object]], rounds: int, each: float = 1.0
+) -> dict[str, dict]:  # each: what one call is divided by
     "Time every way once a round, in turn, after a call to warm up; median, smallest and largest, in milliseconds"
     for way in ways.values(): way()
     seconds = {name: [] for name in ways}
@@ -73,20 +88,48 @@ def alternate(ways: dict[str, Callable[[], object]], rounds: int, each: float = 
 
 def spread(seconds: list[float]) -> dict[str, float]:
     "Median and range in milliseconds"
-    return {"median_ms": round(1e3 * statistics.median(seconds), 4), "low_ms": round(1e3 * min(seconds), 4), "high_ms": round(1e3 * max(seconds), 4), "runs": len(seconds)}
+    return {
+        "median_ms": round(1e3 * statistics.median(seconds), 4),
+        "low_ms": round(1e3 * min(seconds), 4),
+        "high_ms": round(1e3 * max(seconds), 4),
+        "runs": len(seconds),
+    }
 
 
-def row(what: str, on: str, times: dict[str, dict], ours: str, aims: dict[str, float] | None = None, limits: tuple[str, ...] = (), **more) -> dict:  # aims: peer -> factor; limits: names in `times`
+def row(
+    what: str,
+    on: str,
+    times: dict[str, dict],
+    ours: str,
+    aims: dict[str, float] | None = None,
+    limits: tuple[str, ...] = (),
+    **more,
+) -> dict:  # aims: peer -> factor; limits: names in `times`
     "One row of the report, from what `alternate` gave"
     base = times[ours]["median_ms"]
     peers = [name for name in times if name != ours and name not in limits]
-    return {"what": what, "on": on, "ours": ours, "times": times, "ratios": {name: round(times[name]["median_ms"] / base, 2) for name in peers}, "aims": aims or {},
-            "limits": {name: round(base / times[name]["median_ms"], 2) for name in limits}, **more}
+    return {
+        "what": what,
+        "on": on,
+        "ours": ours,
+        "times": times,
+        "ratios": {name: round(times[name]["median_ms"] / base, 2) for name in peers},
+        "aims": aims or {},
+        "limits": {name: round(base / times[name]["median_ms"], 2) for name in limits},
+        **more,
+    }
 
 
 def afresh(script: str, *args: str, timeout: float = 600) -> dict | list:
     "What a script of this folder prints as its last line, as JSON, in a process of its own"
-    done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / script), *args], capture_output=True, text=True, timeout=timeout, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(HERE / script), *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     if done.returncode: raise RuntimeError((done.stderr.strip().splitlines() or ["no word"])[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -94,17 +137,33 @@ def afresh(script: str, *args: str, timeout: float = 600) -> dict | list:
 def peak_mb() -> float:
     "The most memory that this process has had, in MB; of its children where they had more"
     import resource
-    return round(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024)
+
+    return round(
+        max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+    )
 
 
 def machine() -> dict:
     "Where the figures come from"
     def found(path: str, key: str) -> str:
-        try: return next(line.split(":", 1)[1].strip() for line in Path(path).read_text().splitlines() if line.startswith(key))
-        except (OSError, StopIteration): return "unknown"
+        try:
+            return next(
+                line.split(":", 1)[1].strip() for line in Path(path).read_text().splitlines() if line.startswith(key)
+            )
+        except (OSError, StopIteration):
+            return "unknown"
     installed = {}
     for name in PACKAGES:
         try: installed[name] = version(name)
         except Exception: installed[name] = "-"  # noqa: BLE001
-    return {"processor": found("/proc/cpuinfo", "model name"), "cores": CORES, "memory": f"{int(found('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GB" if Path("/proc/meminfo").exists() else "unknown", "system": platform.platform(), "python": platform.python_version(),
-            "load_before": round(os.getloadavg()[0], 1), "packages": installed}
+    return {
+        "processor": found("/proc/cpuinfo", "model name"),
+        "cores": CORES,
+        "memory": f"{int(found('/proc/meminfo', 'MemTotal').split()[0]) / 2**20:.0f} GB"
+        if Path("/proc/meminfo").exists()
+        else "unknown",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "packages": installed,
+    }

@@ -3,6 +3,7 @@
 Each architecture learns for some steps (so its weights and batch norms are no longer fresh), is written as a bundle, and both halves of that bundle answer in a fresh
 process: learner.pkl (fastai, torch) and model.onnx (onnxruntime). Prints the largest difference of a logit, with the whole clip (all crops) and through the learner's own
 loader (one crop), and writes benchmarks/results/equality.json."""
+
 import argparse
 import json
 import subprocess
@@ -28,7 +29,16 @@ def train_bundle(arch: str, table, folder: Path, weights: Path | None = None, ep
     recipe = Recipe(arch=arch, crop_seconds=2.0, bs=bs, epochs=epochs, weights=given)
     learn = make_learner(table.assign(split="train"), recipe, device="cpu")
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-3 if given else 1e-2)
-    return save_bundle(folder / arch, learn.model, name=arch, labels=list(learn.dls.vocab), config=default_config(arch), crop_seconds=2.0, max_crops=4, learner=learn)
+    return save_bundle(
+        folder / arch,
+        learn.model,
+        name=arch,
+        labels=list(learn.dls.vocab),
+        config=default_config(arch),
+        crop_seconds=2.0,
+        max_crops=4,
+        learner=learn,
+    )
 
 
 def compare(folder: Path, paths: list[str]) -> dict:
@@ -47,18 +57,30 @@ def compare(folder: Path, paths: list[str]) -> dict:
     table = pd.DataFrame({"path": paths, "start": np.nan, "end": np.nan})
     whole, _ = predict_clips(learn.model, table, config, tagger.seconds, tagger.max_crops, device=torch.device("cpu"))
     served = np.stack([tagger.predict(path).logits for path in paths])
-    with torch.inference_mode(): one = [learn.model(learn.dls.test_dl([path]).one_batch()[0])[0].numpy() for path in paths]
+    with torch.inference_mode():
+        one = [learn.model(learn.dls.test_dl([path]).one_batch()[0])[0].numpy() for path in paths]
     from audiotag.audio import read_clip
     crops = [tagger._cut(read_clip(path, tagger.sample_rate, trim_db=None)) for path in paths]
     first = [tagger._run(waves[:1], "logits")[0][0] for waves in crops]
-    return {"clips": len(paths), "with_several_crops": sum(len(waves) > 1 for waves in crops), "whole_clip": float(np.abs(whole - served).max()),
-            "first_crop_by_loader": float(np.abs(np.stack(one) - np.stack(first)).max()), "same_top_tag": float((whole.argmax(1) == served.argmax(1)).mean()),
-            "spread_of_logits": round(float(served.std(0).mean()), 3)}
+    return {
+        "clips": len(paths),
+        "with_several_crops": sum(len(waves) > 1 for waves in crops),
+        "whole_clip": float(np.abs(whole - served).max()),
+        "first_crop_by_loader": float(np.abs(np.stack(one) - np.stack(first)).max()),
+        "same_top_tag": float((whole.argmax(1) == served.argmax(1)).mean()),
+        "spread_of_logits": round(float(served.std(0).mean()), 3),
+    }
 
 
 def compare_afresh(folder: Path, paths: list[str]) -> dict:
     "`compare` in a process of its own"
-    done = subprocess.run([sys.executable, __file__, "--compare", str(folder)], input=json.dumps(paths), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--compare", str(folder)],
+        input=json.dumps(paths),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode: sys.exit(done.stderr[-2000:])
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -74,13 +96,19 @@ def main() -> None:
     from audiotag.datasets import read_dataset
     urban, fsd = (read_dataset(name, args.data) for name in ("urbansound8k", "fsdkaggle2018"))
     few = urban[urban.fold == 1].sample(160, random_state=0)
-    paths = [*fsd.sample(args.clips // 2, random_state=1).path, *urban[urban.fold == 2].sample(args.clips - args.clips // 2, random_state=1).path]
+    paths = [
+        *fsd.sample(args.clips // 2, random_state=1).path,
+        *urban[urban.fold == 2].sample(args.clips - args.clips // 2, random_state=1).path,
+    ]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for arch in args.archs:
             bundle = train_bundle(arch, few, Path(folder), HERE.parent / "data/mn04_as_mAP_432.pt")
             found[arch] = compare_afresh(bundle, paths)
-            print(f"{arch:14} whole clip {found[arch]['whole_clip']:.1e}   first crop, by the loader {found[arch]['first_crop_by_loader']:.1e}   ({found[arch]['with_several_crops']} of {found[arch]['clips']} clips have several crops)", flush=True)
+            print(
+                f"{arch:14} whole clip {found[arch]['whole_clip']:.1e}   first crop, by the loader {found[arch]['first_crop_by_loader']:.1e}   ({found[arch]['with_several_crops']} of {found[arch]['clips']} clips have several crops)",
+                flush=True,
+            )
     result = {"command": "python benchmarks/equality.py", "limit": LIMIT, "largest_difference_of_a_logit": found}
     (HERE / "results/equality.json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,6 +1,7 @@
 """Seconds and megabytes of an installation, each in a fresh environment: python benchmarks/install.py
 
 The Space's requirements.txt, the serving core, and the whole ([all]); writes benchmarks/results/install.json. Downloads count: say what line you are on. Not part of `make bench`."""
+
 import argparse
 import json
 import subprocess
@@ -20,11 +21,16 @@ def install(what: list[str]) -> dict:
         python = Path(folder) / "env/bin/python"
         subprocess.run([sys.executable, "-m", "venv", Path(folder) / "env"], check=True)
         empty, start = weight(python.parent.parent), time.perf_counter()
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt", *what], check=True, cwd=ROOT)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", "constraints.txt", *what],
+            check=True,
+            cwd=ROOT,
+        )
         return {"seconds": round(time.perf_counter() - start, 1), "megabytes": weight(python.parent.parent) - empty}
 
 
-def weight(folder: Path) -> int: return round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) / 1e6)
+def weight(folder: Path) -> int:
+    return round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) / 1e6)
 
 
 def main() -> None:

@@ -29,7 +29,11 @@ def start_page(models: Path) -> tuple[subprocess.Popen, str, float]:
         url = f"http://127.0.0.1:{s.getsockname()[1]}/"
     start = time.perf_counter()
     env = os.environ | {"GRADIO_SERVER_PORT": url.split(":")[2].strip("/"), "PYTHONPATH": str(HERE.parent)}
-    process = subprocess.Popen([sys.executable, "-c", f"from audiotag.webapp import launch; launch({str(models)!r})"], env=env, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"from audiotag.webapp import launch; launch({str(models)!r})"],
+        env=env,
+        stdout=subprocess.DEVNULL,
+    )
     while process.poll() is None:
         try:
             httpx.get(url).raise_for_status()
@@ -83,12 +87,38 @@ def main() -> None:
         process.wait()
     if not latencies: sys.exit(f"no call succeeded: {errors[:1]}")
     p50, p95 = np.percentile(latencies, (50, 95))
-    result = {"models": args.models.name, "clients": args.clients, "seconds": args.seconds, "cores": len(os.sched_getaffinity(0)), "load_before": round(os.getloadavg()[2], 1), "first_page_s": round(first_page, 2),
-              "calls": len(latencies), "errors": len(errors), "calls_per_s": round(len(latencies) / args.seconds, 2), "p50_s": round(p50, 3), "p95_s": round(p95, 3), "max_s": round(max(latencies), 3),
-              "memory_idle_mb": round(idle), "memory_peak_mb": round(peak)}
+    result = {
+        "models": args.models.name,
+        "clients": args.clients,
+        "seconds": args.seconds,
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[2], 1),
+        "first_page_s": round(first_page, 2),
+        "calls": len(latencies),
+        "errors": len(errors),
+        "calls_per_s": round(len(latencies) / args.seconds, 2),
+        "p50_s": round(p50, 3),
+        "p95_s": round(p95, 3),
+        "max_s": round(max(latencies), 3),
+        "memory_idle_mb": round(idle),
+        "memory_peak_mb": round(peak),
+    }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{args.clients} clients for {args.seconds:g} s on {result['cores']} cores (15-minute load before: {result['load_before']}), a new clip of 4 s at 44.1 kHz a call")
-    for key in ("first_page_s", "calls", "errors", "calls_per_s", "p50_s", "p95_s", "max_s", "memory_idle_mb", "memory_peak_mb"): print(f"  {key:16} {result[key]}")
+    print(
+        f"{args.clients} clients for {args.seconds:g} s on {result['cores']} cores (15-minute load before: {result['load_before']}), a new clip of 4 s at 44.1 kHz a call"
+    )
+    for key in (
+        "first_page_s",
+        "calls",
+        "errors",
+        "calls_per_s",
+        "p50_s",
+        "p95_s",
+        "max_s",
+        "memory_idle_mb",
+        "memory_peak_mb",
+    ):
+        print(f"  {key:16} {result[key]}")
     if errors: print("  first error:", errors[0])
 
 

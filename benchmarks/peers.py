@@ -4,6 +4,7 @@ embeddings: logistic regression on the mean embedding of a frozen AudioSet mn04 
 students:   coloured PNGs by librosa and matplotlib, Resize(128), a torchvision resnet18 by fastai's vision_learner, from scratch: its ImageNet weights could not be had.
 Writes benchmarks/results/SET-peer-NAME.json: a row a fold, the mean and the spread, seconds.
 """
+
 import argparse
 import json
 import sys
@@ -25,7 +26,12 @@ def embeddings(table: pd.DataFrame, weights: Path) -> np.ndarray:
     from audiotag.training import wrap_pretrained
     with tempfile.TemporaryDirectory() as folder:
         tagger = Tagger.load(wrap_pretrained("mn04", Path(folder) / "audioset", weights))
-        return np.stack([tagger.predict((load_audio(c.path, tagger.sample_rate, c.start, c.end), tagger.sample_rate)).embedding for c in table.itertuples()])
+        return np.stack(
+            [
+                tagger.predict((load_audio(c.path, tagger.sample_rate, c.start, c.end), tagger.sample_rate)).embedding
+                for c in table.itertuples()
+            ]
+        )
 
 
 def logistic(features: np.ndarray, targets: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -33,7 +39,12 @@ def logistic(features: np.ndarray, targets: np.ndarray, held: np.ndarray) -> np.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features[~held], targets[~held]).predict_proba(features[held])
+
+    return (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        .fit(features[~held], targets[~held])
+        .predict_proba(features[held])
+    )
 
 
 def paint(clip, file: Path) -> None:
@@ -41,14 +52,37 @@ def paint(clip, file: Path) -> None:
     import librosa
     import matplotlib.pyplot as plt
     samples, rate = librosa.load(clip.path, sr=22050)
-    plt.imsave(file, librosa.power_to_db(librosa.feature.melspectrogram(y=samples, sr=rate), ref=np.max), cmap="viridis", origin="lower")
+    plt.imsave(
+        file,
+        librosa.power_to_db(librosa.feature.melspectrogram(y=samples, sr=rate), ref=np.max),
+        cmap="viridis",
+        origin="lower",
+    )
 
 
 def resnet(table: pd.DataFrame, held: np.ndarray, labels: list[str], epochs: int) -> np.ndarray:
     "Probabilities of the held-out clips by resnet18, trained on the others' PNGs"
-    from fastai.vision.all import CategoryBlock, ColReader, CrossEntropyLossFlat, DataBlock, ImageBlock, Resize, resnet18, vision_learner
-    block = DataBlock((ImageBlock, CategoryBlock(vocab=labels)), get_x=ColReader("image"), get_y=ColReader("label"), splitter=lambda t: (list(np.where(~held)[0]), list(np.where(held)[0])), item_tfms=Resize(128))
-    learn = vision_learner(block.dataloaders(table, bs=32, num_workers=0), resnet18, pretrained=False, loss_func=CrossEntropyLossFlat())
+    from fastai.vision.all import (
+        CategoryBlock,
+        ColReader,
+        CrossEntropyLossFlat,
+        DataBlock,
+        ImageBlock,
+        Resize,
+        resnet18,
+        vision_learner,
+    )
+
+    block = DataBlock(
+        (ImageBlock, CategoryBlock(vocab=labels)),
+        get_x=ColReader("image"),
+        get_y=ColReader("label"),
+        splitter=lambda t: (list(np.where(~held)[0]), list(np.where(held)[0])),
+        item_tfms=Resize(128),
+    )
+    learn = vision_learner(
+        block.dataloaders(table, bs=32, num_workers=0), resnet18, pretrained=False, loss_func=CrossEntropyLossFlat()
+    )
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 3e-3)
     return learn.get_preds()[0].numpy()
 
@@ -76,8 +110,16 @@ def main() -> None:
         figures = classification_metrics(probs, targets[held], labels)
         rows.append({"fold": int(fold)} | {k: figures[k] for k in ("clips", "accuracy", "map3")})
         print(rows[-1], file=sys.stderr, flush=True)
-    mean, std = ({k: round(float(of([r[k] for r in rows])), 4) for k in ("accuracy", "map3")} for of in (np.mean, np.std))
-    result = {"command": f"python benchmarks/peers.py {given.peer} {given.dataset}", "folds": rows, "mean": mean, "std": std, "seconds": round(time.perf_counter() - began)}
+    mean, std = (
+        {k: round(float(of([r[k] for r in rows])), 4) for k in ("accuracy", "map3")} for of in (np.mean, np.std)
+    )
+    result = {
+        "command": f"python benchmarks/peers.py {given.peer} {given.dataset}",
+        "folds": rows,
+        "mean": mean,
+        "std": std,
+        "seconds": round(time.perf_counter() - began),
+    }
     Path(f"benchmarks/results/{given.dataset}-peer-{given.peer}.json").write_text(json.dumps(result, indent=1))
     print(json.dumps(result))
 

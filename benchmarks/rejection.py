@@ -5,6 +5,7 @@ the two classes (FSDKaggle2018, whose folds are small: all clips of the two). No
 holds out fold 2, so fold 3 stays unseen. --apart 3 takes other pairs, for a look at a score that
 was chosen on the first ones. Writes benchmarks/results/rejection-SET.json (with an option: rejection-SET-OPTION.json): a row a pair and score.
 """
+
 import argparse
 import json
 import sys
@@ -34,7 +35,12 @@ def hear_noise(model, recipe) -> np.ndarray:
     "The same of 50 made noises"
     config = input_config(recipe)
     with torch.inference_mode():
-        return np.concatenate([model.embed(front_end(config)(torch.from_numpy(wave[None]))).numpy() for _, wave in noise_clips(50, recipe.crop_seconds, config.sample_rate)])
+        return np.concatenate(
+            [
+                model.embed(front_end(config)(torch.from_numpy(wave[None]))).numpy()
+                for _, wave in noise_clips(50, recipe.crop_seconds, config.sample_rate)
+            ]
+        )
 
 
 def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> list[dict]:
@@ -45,13 +51,33 @@ def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> lis
     model = train_learner(learnt, recipe, labels, RunConfig(device="cpu"))[0].model.eval()
     strange = table[table.label.isin(left_out)]
     if len(table) > 500: strange = strange[strange.fold == fold]
-    parts = {"learnt": hear(model, learnt, recipe), "known": hear(model, known[held], recipe), "unknown": hear(model, strange, recipe), "noise": hear_noise(model, recipe)}
-    with torch.inference_mode(): logits = {name: model.head(torch.from_numpy(part)).numpy() for name, part in parts.items()}
+    parts = {
+        "learnt": hear(model, learnt, recipe),
+        "known": hear(model, known[held], recipe),
+        "unknown": hear(model, strange, recipe),
+        "noise": hear_noise(model, recipe),
+    }
+    with torch.inference_mode():
+        logits = {name: model.head(torch.from_numpy(part)).numpy() for name, part in parts.items()}
     temperature = fit_temperature(logits["known"], encode_targets(known[held], labels))
-    scores = {name: ood_scores(logits[name], temperature, parts[name], parts["learnt"], encode_targets(learnt, labels)) for name in ("known", "unknown", "noise")}
+    scores = {
+        name: ood_scores(logits[name], temperature, parts[name], parts["learnt"], encode_targets(learnt, labels))
+        for name in ("known", "unknown", "noise")
+    }
     right = float((logits["known"].argmax(1) == encode_targets(known[held], labels)).mean())
-    return [{"left_out": left_out, "score": score, "auroc": auroc(values, scores["unknown"][score]), "false_accepts": fpr_at_tpr(values, scores["unknown"][score]),
-             "noise_accepted": int((scores["noise"][score] >= threshold_at_tpr(values)).sum()), "known": int(held.sum()), "unknown": len(strange), "accuracy": right} for score, values in scores["known"].items()]
+    return [
+        {
+            "left_out": left_out,
+            "score": score,
+            "auroc": auroc(values, scores["unknown"][score]),
+            "false_accepts": fpr_at_tpr(values, scores["unknown"][score]),
+            "noise_accepted": int((scores["noise"][score] >= threshold_at_tpr(values)).sum()),
+            "known": int(held.sum()),
+            "unknown": len(strange),
+            "accuracy": right,
+        }
+        for score, values in scores["known"].items()
+    ]
 
 
 def main() -> None:
@@ -60,22 +86,38 @@ def main() -> None:
     parser.add_argument("--data", default="data")
     parser.add_argument("--weights", default="data/mn04_as_mAP_432.pt")
     parser.add_argument("--set", default="", help="a recipe's setting, such as outliers=0")
-    parser.add_argument("--apart", type=int, default=5, help="how far apart in the list of classes the two of a pair stand")
+    parser.add_argument(
+        "--apart", type=int, default=5, help="how far apart in the list of classes the two of a pair stand"
+    )
     given = parser.parse_args()
     table = assign_folds(drop_rare_labels(read_dataset(given.dataset, given.data), 5), 5)
     if given.dataset == "urbansound8k": table = table[table.fold.isin([1, 2])].reset_index(drop=True)
     labels, rows, began = sorted(table.label.unique()), [], time.perf_counter()
     fold = 2 if given.dataset == "urbansound8k" else int(table.fold.min())
-    settings = {"arch": "mn04", "weights": given.weights} | ({given.set.split("=")[0]: given.set.split("=")[1]} if given.set else {})
+    settings = {"arch": "mn04", "weights": given.weights} | (
+        {given.set.split("=")[0]: given.set.split("=")[1]} if given.set else {}
+    )
     for i in range(5):
         recipe = recipe_for(settings, int((table.fold != fold).sum() * .8))
         rows += rotation(table, [labels[i], labels[(i + given.apart) % len(labels)]], fold, replace(recipe, seed=i))
         print(json.dumps(rows[-6:]), file=sys.stderr, flush=True)
     means = pd.DataFrame(rows).groupby("score")[["auroc", "false_accepts", "noise_accepted"]].mean().round(4)
     options = ([f"--set {given.set}"] if given.set else []) + ([f"--apart {given.apart}"] if given.apart != 5 else [])
-    name = "-".join(["rejection", given.dataset, *(option[2:].replace(" ", "-").replace("=", "-") for option in options)])
+    name = "-".join(
+        ["rejection", given.dataset, *(option[2:].replace(" ", "-").replace("=", "-") for option in options)]
+    )
     command = " ".join([f"python benchmarks/rejection.py {given.dataset}", *options])
-    Path(f"benchmarks/results/{name}.json").write_text(json.dumps({"command": command, "means": means.T.to_dict(), "rows": rows, "seconds": round(time.perf_counter() - began)}, indent=1))
+    Path(f"benchmarks/results/{name}.json").write_text(
+        json.dumps(
+            {
+                "command": command,
+                "means": means.T.to_dict(),
+                "rows": rows,
+                "seconds": round(time.perf_counter() - began),
+            },
+            indent=1,
+        )
+    )
     print(means.sort_values("auroc", ascending=False))
 
 

@@ -2,6 +2,7 @@
 
 Three networks learn UrbanSound8K's folds 1 and 2, and hear fold 3 in every way of `audiotag.robustness.CORRUPTIONS`. Writes benchmarks/results/robustness.json. Bundles go to models/run-*.
 """
+
 import argparse
 import json
 import subprocess
@@ -11,7 +12,11 @@ from pathlib import Path
 from audiotag.datasets import read_dataset
 from audiotag.robustness import robustness
 
-WAYS = {"none": "--set mixup=0 --set roll=false --set outliers=0", "recipe": "", "noise and low-pass": "--set noise=0.5 --set lowpass=0.5"}
+WAYS = {
+    "none": "--set mixup=0 --set roll=false --set outliers=0",
+    "recipe": "",
+    "noise and low-pass": "--set noise=0.5 --set lowpass=0.5",
+}
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
 "Accuracy on UrbanSound8K fold 2 against seconds of training on fold 1: audiotag, the students' recipe, logistic regression on frozen embeddings"
+
 import argparse
 import json
 import tempfile
@@ -45,13 +46,28 @@ def ours() -> dict:
     from audiotag.models import default_config
     from audiotag.recipe import recipe_for
     train, test, kind = split()
-    labels, settings = sorted(train.label.unique()), {"arch": "mn04", "weights": str(WEIGHTS)} if WEIGHTS.exists() else {"arch": "xresnet_small"}
+    labels, settings = (
+        sorted(train.label.unique()),
+        {"arch": "mn04", "weights": str(WEIGHTS)} if WEIGHTS.exists() else {"arch": "xresnet_small"},
+    )
     started = time.perf_counter()
     recipe = recipe_for(settings | {"epochs": str(EPOCHS["ours"])}, len(train), None)
     learn = make_learner(train.assign(split="train"), recipe, labels=labels, device=DEVICE)
     learn.metrics = []
-    def score() -> float: return float((predict_clips(learn.model, test, default_config(recipe.arch), recipe.crop_seconds, 3)[0].argmax(1) == encode_targets(test, labels)).mean())
-    return {"arm": f"audiotag, {recipe.arch}", "points": watched(learn, recipe.epochs, recipe.lr, score, started), "on": f"{len(train)} {kind} of fold 1, tested on {len(test)} of fold 2"}
+
+    def score() -> float:
+        return float(
+            (
+                predict_clips(learn.model, test, default_config(recipe.arch), recipe.crop_seconds, 3)[0].argmax(1)
+                == encode_targets(test, labels)
+            ).mean()
+        )
+
+    return {
+        "arm": f"audiotag, {recipe.arch}",
+        "points": watched(learn, recipe.epochs, recipe.lr, score, started),
+        "on": f"{len(train)} {kind} of fold 1, tested on {len(test)} of fold 2",
+    }
 
 
 def students() -> dict:
@@ -76,7 +92,13 @@ def students() -> dict:
         test = test.assign(image=paint(test, tested), is_valid=True)
         started = time.perf_counter()
         train = train.assign(image=paint(train, Path(folder)), is_valid=False)
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader("image"), get_y=ColReader("label"), splitter=ColSplitter(), item_tfms=Resize(128))
+        block = DataBlock(
+            (ImageBlock, CategoryBlock),
+            get_x=ColReader("image"),
+            get_y=ColReader("label"),
+            splitter=ColSplitter(),
+            item_tfms=Resize(128),
+        )
         dls = block.dataloaders(pd.concat([train, test]), bs=32, num_workers=0, device=DEVICE)
         learn = vision_learner(dls, resnet18, pretrained=False, loss_func=CrossEntropyLossFlat())
         def score() -> float:
@@ -84,7 +106,11 @@ def students() -> dict:
             with torch.inference_mode():
                 for x, y in dls.valid: hits += int((learn.model.eval()(x).argmax(1) == y).sum())
             return hits / len(test)
-        return {"arm": "students: coloured PNGs, resnet18", "points": watched(learn, EPOCHS["students"], 3e-3, score, started)}
+
+        return {
+            "arm": "students: coloured PNGs, resnet18",
+            "points": watched(learn, EPOCHS["students"], 3e-3, score, started),
+        }
 
 
 def embeddings() -> dict:
@@ -96,17 +122,27 @@ def embeddings() -> dict:
     from audiotag.audio import read_clip
     from audiotag.tagger import Tagger
     from audiotag.training import wrap_pretrained
-    if not WEIGHTS.exists(): return {"arm": "logistic regression on embeddings", "skipped": f"{WEIGHTS.name} is not in data/"}
+
+    if not WEIGHTS.exists():
+        return {"arm": "logistic regression on embeddings", "skipped": f"{WEIGHTS.name} is not in data/"}
     train, test, _ = split()
     train, points, spent, seen = train.sample(frac=1, random_state=0), [], 0.0, []
     with tempfile.TemporaryDirectory() as folder:
         tagger = Tagger.load(wrap_pretrained("mn04", Path(folder) / "audioset", WEIGHTS))
-        def embed(table) -> list: return [tagger.predict((read_clip(c.path, tagger.sample_rate, c.start, c.end), tagger.sample_rate)).embedding for c in table.itertuples()]
+
+        def embed(table) -> list:
+            return [
+                tagger.predict((read_clip(c.path, tagger.sample_rate, c.start, c.end), tagger.sample_rate)).embedding
+                for c in table.itertuples()
+            ]
+
         tested = np.stack(embed(test))
         for share in (0.25, 0.5, 1.0):
             start = time.perf_counter()
             seen += embed(train.iloc[len(seen):round(share * len(train))])
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(np.stack(seen), train.label.iloc[:len(seen)])
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(
+                np.stack(seen), train.label.iloc[: len(seen)]
+            )
             spent += time.perf_counter() - start
             points.append([round(spent, 1), round(float((model.predict(tested) == test.label).mean()), 4)])
     return {"arm": "logistic regression on embeddings", "points": points}
@@ -114,7 +150,11 @@ def embeddings() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arm", choices=["ours", "students", "embeddings"], help="one, in this process; all of them, one after the other, if left out")
+    parser.add_argument(
+        "--arm",
+        choices=["ours", "students", "embeddings"],
+        help="one, in this process; all of them, one after the other, if left out",
+    )
     arm = parser.parse_args().arm
     import torch
     torch.set_num_threads(CORES)

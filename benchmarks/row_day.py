@@ -33,7 +33,13 @@ def hear(path: str) -> dict:
     idle, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter()
     found = tagger.timeline(path, WINDOW, HOP)
     seconds = time.perf_counter() - start
-    return {"seconds": round(seconds, 2), "windows": len(found.probabilities), "times_real_time": round(sf.info(path).duration / seconds, 1), "idle_mb": round(idle), "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+    return {
+        "seconds": round(seconds, 2),
+        "windows": len(found.probabilities),
+        "times_real_time": round(sf.info(path).duration / seconds, 1),
+        "idle_mb": round(idle),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
 
 
 def predict_windows(path: str, n: int) -> list[float]:
@@ -69,7 +75,21 @@ def main() -> None:
     each = [h["seconds"] / h["windows"] for h in heard]
     times = {"audiotag timeline": spread(each), "learn.predict": spread(windows)}
     day = round(24 * 60 / args.minutes[-1] * heard[-1]["seconds"] / 60, 1)
-    print(json.dumps([row("a window of a long recording", f"{args.minutes[-1]:g} minutes of 48 kHz stereo, windows of {WINDOW:g} s every {HOP:g} s", times, "audiotag timeline", {"learn.predict": 5}, recordings=heard, minutes_for_a_day=day)]))
+    print(
+        json.dumps(
+            [
+                row(
+                    "a window of a long recording",
+                    f"{args.minutes[-1]:g} minutes of 48 kHz stereo, windows of {WINDOW:g} s every {HOP:g} s",
+                    times,
+                    "audiotag timeline",
+                    {"learn.predict": 5},
+                    recordings=heard,
+                    minutes_for_a_day=day,
+                )
+            ]
+        )
+    )
 
 
 if __name__ == "__main__": main()

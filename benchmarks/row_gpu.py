@@ -1,4 +1,5 @@
 "On a GPU: an epoch from images and from waveforms, mixed precision, channels-last, compiled; share of the peak; and 9,473 clips shaped like FSDKaggle2018"
+
 import json
 import os
 import tempfile
@@ -10,8 +11,16 @@ import pandas as pd
 from common import DEVICE, QUICK
 
 CLIPS = 48 if QUICK else 9473
-SHARED = 24 if QUICK else 400  # files that are written; the table's clips point at them, so that the disk isn't what is measured
-PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}  # FLOP/s of dense half precision, by the maker's sheets
+SHARED = (
+    24 if QUICK else 400
+)  # files that are written; the table's clips point at them, so that the disk isn't what is measured
+PEAK = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "T4": 65e12,
+}  # FLOP/s of dense half precision, by the maker's sheets
 
 
 def synthesise(folder: Path) -> pd.DataFrame:
@@ -21,9 +30,25 @@ def synthesise(folder: Path) -> pd.DataFrame:
     lengths = rng.lognormal(np.log(4.8), 0.9, SHARED).clip(0.3, 30)
     for i, seconds in enumerate(lengths):
         t = np.arange(round(seconds * 44100)) / 44100
-        sf.write(folder / f"{i}.wav", 0.3 * np.sin(2 * np.pi * rng.uniform(100, 8000) * t) * np.exp(-t) + 0.02 * rng.standard_normal(len(t)), 44100)
+        sf.write(
+            folder / f"{i}.wav",
+            0.3 * np.sin(2 * np.pi * rng.uniform(100, 8000) * t) * np.exp(-t) + 0.02 * rng.standard_normal(len(t)),
+            44100,
+        )
     for i in range(CLIPS):
-        rows.append({"clip_id": f"{i:05}", "path": str(folder / f"{i % SHARED}.wav"), "label": f"label{i % SHARED % 41:02}", "split": "train" if i % 5 else "valid", "fold": pd.NA, "verified": True, "source_id": str(i), "start": np.nan, "end": np.nan})
+        rows.append(
+            {
+                "clip_id": f"{i:05}",
+                "path": str(folder / f"{i % SHARED}.wav"),
+                "label": f"label{i % SHARED % 41:02}",
+                "split": "train" if i % 5 else "valid",
+                "fold": pd.NA,
+                "verified": True,
+                "source_id": str(i),
+                "start": np.nan,
+                "end": np.nan,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -40,7 +65,10 @@ def epoch(table, images: Path | None, half: bool, compiled: bool, last: bool) ->
 
     from audiotag.learner import make_learner
     from audiotag.recipe import Recipe
-    learn = make_learner(table, Recipe(arch="xresnet18", crop_seconds=4.0, bs=16 if QUICK else 128), images=images, device=DEVICE)
+
+    learn = make_learner(
+        table, Recipe(arch="xresnet18", crop_seconds=4.0, bs=16 if QUICK else 128), images=images, device=DEVICE
+    )
     learn.metrics = []
     if not last: learn.model.to(memory_format=torch.contiguous_format)
     flops = flops_of(learn.model, learn.dls.train.one_batch()[0]) * len(learn.dls.train)
@@ -55,13 +83,25 @@ def epoch(table, images: Path | None, half: bool, compiled: bool, last: bool) ->
             seconds.append(time.perf_counter() - start)
     name = torch.cuda.get_device_name() if DEVICE != "cpu" else ""
     peak = next((p for key, p in PEAK.items() if key in name), None)
-    return {"first_s": round(seconds[0], 2), "second_s": round(seconds[1], 2), "clips_per_s": round(len(learn.dls.train_ds) / seconds[1]), "share_of_peak": round(flops / seconds[1] / peak, 4) if peak else None}
+    return {
+        "first_s": round(seconds[0], 2),
+        "second_s": round(seconds[1], 2),
+        "clips_per_s": round(len(learn.dls.train_ds) / seconds[1]),
+        "share_of_peak": round(flops / seconds[1] / peak, 4) if peak else None,
+    }
 
 
 def main() -> None:
     import torch
-    if DEVICE == "cpu" and not os.environ.get("BENCH_GPU_ON_CPU"): return print(json.dumps([{"what": "on a GPU", "skipped": "DEVICE is cpu: run make bench DEVICE=cuda on a machine with a GPU"}]))
-    if DEVICE != "cpu" and not torch.cuda.is_available(): return print(json.dumps([{"what": "on a GPU", "skipped": "torch finds no GPU here"}]))
+
+    if DEVICE == "cpu" and not os.environ.get("BENCH_GPU_ON_CPU"):
+        return print(
+            json.dumps(
+                [{"what": "on a GPU", "skipped": "DEVICE is cpu: run make bench DEVICE=cuda on a machine with a GPU"}]
+            )
+        )
+    if DEVICE != "cpu" and not torch.cuda.is_available():
+        return print(json.dumps([{"what": "on a GPU", "skipped": "torch finds no GPU here"}]))
     from audiotag.models import default_config
     from audiotag.images import convert
     with tempfile.TemporaryDirectory() as folder:
@@ -71,11 +111,29 @@ def main() -> None:
         start = time.perf_counter()
         convert(table, images, default_config("xresnet18"), progress=False)
         converted = round(time.perf_counter() - start, 1)
-        for name, how in {"waveforms, half precision, channels-last": (None, True, False, True), "images, half precision, channels-last": (images, True, False, True), "waveforms, single precision": (None, False, False, True),
-                          "waveforms, half precision, contiguous": (None, True, False, False), "waveforms, half precision, compiled": (None, True, True, True)}.items():
-            try: found[name] = epoch(table, *how)
-            except Exception as error: found[name] = {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"}  # noqa: BLE001
-    print(json.dumps([{"what": "on a GPU", "on": f"{CLIPS} synthesised clips shaped like FSDKaggle2018, xresnet18, a batch of 128, {torch.cuda.get_device_name() if DEVICE != 'cpu' else 'cpu'}", "convert_s": converted, "epochs": found}]))
+        for name, how in {
+            "waveforms, half precision, channels-last": (None, True, False, True),
+            "images, half precision, channels-last": (images, True, False, True),
+            "waveforms, single precision": (None, False, False, True),
+            "waveforms, half precision, contiguous": (None, True, False, False),
+            "waveforms, half precision, compiled": (None, True, True, True),
+        }.items():
+            try:
+                found[name] = epoch(table, *how)
+            except Exception as error:  # noqa: BLE001
+                found[name] = {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"}
+    print(
+        json.dumps(
+            [
+                {
+                    "what": "on a GPU",
+                    "on": f"{CLIPS} synthesised clips shaped like FSDKaggle2018, xresnet18, a batch of 128, {torch.cuda.get_device_name() if DEVICE != 'cpu' else 'cpu'}",
+                    "convert_s": converted,
+                    "epochs": found,
+                }
+            ]
+        )
+    )
 
 
 if __name__ == "__main__": main()

@@ -37,11 +37,22 @@ def one(step: str, times: int) -> dict:
     import torch
     torch.set_num_threads(CORES)
     table, kind = clips("urbansound8k")
-    table = table.sample(times * BASE, random_state=0, replace=times * BASE > len(table)).reset_index(drop=True).drop_duplicates("clip_id").reset_index(drop=True)
+    table = (
+        table.sample(times * BASE, random_state=0, replace=times * BASE > len(table))
+        .reset_index(drop=True)
+        .drop_duplicates("clip_id")
+        .reset_index(drop=True)
+    )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         STEPS[step](table, Path(folder))
-        return {"step": step, "clips": len(table), "seconds": round(time.perf_counter() - start, 3), "peak_mb": peak_mb(), "kind": kind}
+        return {
+            "step": step,
+            "clips": len(table),
+            "seconds": round(time.perf_counter() - start, 3),
+            "peak_mb": peak_mb(),
+            "kind": kind,
+        }
 
 
 def main() -> None:
@@ -54,8 +65,28 @@ def main() -> None:
         points = [afresh("row_growth.py", "--one", step, str(times)) for times in (1, 4, 16)]
         x, y, mb = ([p[key] for p in points] for key in ("clips", "seconds", "peak_mb"))
         slope = np.polyfit(np.log(x[1:]), np.log(y[1:]), 1)[0]
-        grown.append({"step": step, "clips": x, "seconds": y, "peak_mb": mb, "exponent": round(float(slope), 2), "exponent_of": f"{x[1]} to {x[2]} clips: below, the start of processes counts", "ms_a_clip": round(1e3 * (y[2] - y[1]) / (x[2] - x[1]), 2)})
-    print(json.dumps([{"what": "how cost grows", "on": f"{points[0]['kind']}, one epoch of xresnet_small on crops of 2 s", "growth": grown}]))
+        grown.append(
+            {
+                "step": step,
+                "clips": x,
+                "seconds": y,
+                "peak_mb": mb,
+                "exponent": round(float(slope), 2),
+                "exponent_of": f"{x[1]} to {x[2]} clips: below, the start of processes counts",
+                "ms_a_clip": round(1e3 * (y[2] - y[1]) / (x[2] - x[1]), 2),
+            }
+        )
+    print(
+        json.dumps(
+            [
+                {
+                    "what": "how cost grows",
+                    "on": f"{points[0]['kind']}, one epoch of xresnet_small on crops of 2 s",
+                    "growth": grown,
+                }
+            ]
+        )
+    )
 
 
 if __name__ == "__main__": main()

@@ -18,7 +18,12 @@ def students(path: str) -> None:
     import librosa
     import matplotlib.pyplot as plt
     samples, rate = librosa.load(path)
-    plt.imsave(OUT / f"{Path(path).stem}.png", librosa.power_to_db(librosa.feature.melspectrogram(y=samples, sr=rate), ref=np.max), cmap="viridis", origin="lower")
+    plt.imsave(
+        OUT / f"{Path(path).stem}.png",
+        librosa.power_to_db(librosa.feature.melspectrogram(y=samples, sr=rate), ref=np.max),
+        cmap="viridis",
+        origin="lower",
+    )
 
 
 def grey(path: str) -> None:
@@ -26,7 +31,9 @@ def grey(path: str) -> None:
     import librosa
     from PIL import Image
     samples, rate = librosa.load(path, sr=32000)
-    power = librosa.feature.melspectrogram(y=samples, sr=rate, n_fft=1024, hop_length=320, n_mels=128, fmin=20, fmax=15000)
+    power = librosa.feature.melspectrogram(
+        y=samples, sr=rate, n_fft=1024, hop_length=320, n_mels=128, fmin=20, fmax=15000
+    )
     decibels = librosa.power_to_db(power, top_db=None).clip(-50, 50)
     Image.fromarray(((decibels[::-1] + 50) * 2.55).astype("uint8")).save(OUT / f"{Path(path).stem}.png")
 
@@ -56,7 +63,9 @@ def in_turn(way, paths: list[str]) -> None:
 
 def on_all_cores(way, paths: list[str]) -> None:
     import torch
-    with ProcessPoolExecutor(CORES, get_context("fork"), torch.set_num_threads, (1,)) as pool: list(pool.map(way, paths, chunksize=8))
+
+    with ProcessPoolExecutor(CORES, get_context("fork"), torch.set_num_threads, (1,)) as pool:
+        list(pool.map(way, paths, chunksize=8))
 
 
 def ours(table, workers: int) -> None:
@@ -78,13 +87,37 @@ def main() -> None:
     paths = list(table.path)
     for path in paths: PICTURES[path] = clip_image(path, SpectrogramConfig())
     every, one = f"audiotag convert, {CORES} cores", "audiotag convert, 1 core"
-    ways = {every: partial(ours, table, CORES), one: partial(ours, table, 1), "librosa + plt.imsave": partial(in_turn, students, paths), "librosa + Pillow": partial(in_turn, grey, paths),
-            f"decode + resample + FFT + PNG alone, {CORES} cores": partial(on_all_cores, least, paths), "the same, 1 core": partial(in_turn, least, paths)}
+    ways = {
+        every: partial(ours, table, CORES),
+        one: partial(ours, table, 1),
+        "librosa + plt.imsave": partial(in_turn, students, paths),
+        "librosa + Pillow": partial(in_turn, grey, paths),
+        f"decode + resample + FFT + PNG alone, {CORES} cores": partial(on_all_cores, least, paths),
+        "the same, 1 core": partial(in_turn, least, paths),
+    }
     limits = (f"decode + resample + FFT + PNG alone, {CORES} cores",)
     times = alternate(ways, 3, each=len(paths))
-    sizes = {name: round(sum(p.stat().st_size for p in folder.glob("*.png")) / 1e3 / len(paths), 1) for name, folder in (("ours_kb_a_clip", OUT / "ours"),)}
+    sizes = {
+        name: round(sum(p.stat().st_size for p in folder.glob("*.png")) / 1e3 / len(paths), 1)
+        for name, folder in (("ours_kb_a_clip", OUT / "ours"),)
+    }
     shutil.rmtree(OUT)
-    print(json.dumps([row("clips to images", f"{len(paths)} {kind}, 44.1 kHz", times, every, {"librosa + plt.imsave": 12, "librosa + Pillow": 4}, limits, aim_limit=1.5, **sizes)]))
+    print(
+        json.dumps(
+            [
+                row(
+                    "clips to images",
+                    f"{len(paths)} {kind}, 44.1 kHz",
+                    times,
+                    every,
+                    {"librosa + plt.imsave": 12, "librosa + Pillow": 4},
+                    limits,
+                    aim_limit=1.5,
+                    **sizes,
+                )
+            ]
+        )
+    )
 
 
 if __name__ == "__main__": main()

@@ -1,4 +1,5 @@
 "One 5 s clip, file to tags, warm: the tagger beside the same learner through fastai's predict, and the network in eager torch after librosa"
+
 import json
 import sys
 import tempfile
@@ -32,7 +33,15 @@ def eager(model_folder: Path):
     model = load_model(model_folder).eval()
     def tag(path: str) -> list[int]:
         samples, rate = librosa.load(path, sr=32000)
-        power = librosa.feature.melspectrogram(y=librosa.effects.preemphasis(samples), sr=rate, n_fft=1024, win_length=800, hop_length=320, n_mels=128, fmax=15000)
+        power = librosa.feature.melspectrogram(
+            y=librosa.effects.preemphasis(samples),
+            sr=rate,
+            n_fft=1024,
+            win_length=800,
+            hop_length=320,
+            n_mels=128,
+            fmax=15000,
+        )
         x = torch.from_numpy((librosa.power_to_db(power, top_db=None).clip(-50, 50) + 50) / 100)[None, None]
         with torch.inference_mode(): return model(x)[0].softmax(0).topk(3).indices.tolist()
     return tag
@@ -51,7 +60,10 @@ def small_integers(tagger, folder: Path):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     quantize_dynamic(folder / "float.onnx", folder / "int8.onnx", weight_type=QuantType.QUInt8)
-    return Tagger(tagger.bundle, onnxruntime.InferenceSession(str(folder / "int8.onnx"), options, providers=["CPUExecutionProvider"]))
+    return Tagger(
+        tagger.bundle,
+        onnxruntime.InferenceSession(str(folder / "int8.onnx"), options, providers=["CPUExecutionProvider"]),
+    )
 
 
 def measured(ways: dict, files: list[str], rounds: int) -> dict[str, list[float]]:
@@ -88,17 +100,48 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as tmp, learn.no_bar(), learn.no_logging():
         files, kind = five_seconds(Path(tmp))
         waves = crops(load_audio(files[0], tagger.sample_rate), tagger.crop, tagger.max_crops)
-        ways = {"audiotag, one crop": one_crop.tag, f"audiotag, {len(waves)} crops": tagger.tag, "learn.predict": learn.predict, "librosa, then eager torch": eager(MODEL),
-                "decode, resample, network alone": lambda path: (load_audio(path, tagger.sample_rate), tagger._run(waves[:1], "logits"))}
+        ways = {
+            "audiotag, one crop": one_crop.tag,
+            f"audiotag, {len(waves)} crops": tagger.tag,
+            "learn.predict": learn.predict,
+            "librosa, then eager torch": eager(MODEL),
+            "decode, resample, network alone": lambda path: (
+                load_audio(path, tagger.sample_rate),
+                tagger._run(waves[:1], "logits"),
+            ),
+        }
         try:
             small = small_integers(tagger, Path(tmp))
             ways["8-bit weights, all crops"] = small.tag
-            more["int8"] = f"8-bit weights: same first tag on {sum(small.tag(f)[0].label == tagger.tag(f)[0].label for f in files)} of {len(files)} clips"
-        except Exception as error: more["int8"] = f"8-bit weights not measured: {type(error).__name__}"  # noqa: BLE001
+            more["int8"] = (
+                f"8-bit weights: same first tag on {sum(small.tag(f)[0].label == tagger.tag(f)[0].label for f in files)} of {len(files)} clips"
+            )
+        except Exception as error:  # noqa: BLE001
+            more["int8"] = f"8-bit weights not measured: {type(error).__name__}"
         seconds = measured(ways, files, 3) | afresh("row_latency.py", *files)
-    percentiles = {name: {"p50_ms": round(1e3 * float(np.percentile(t, 50)), 2), "p95_ms": round(1e3 * float(np.percentile(t, 95)), 2)} for name, t in seconds.items()}
-    print(json.dumps([row("one 5 s clip, file to tags, warm", f"{len(files)} {kind}, cut to 5 s; a crop of {tagger.seconds:g} s, as learn.predict hears it; one thread each", {name: spread(t) for name, t in seconds.items()}, "audiotag, one crop",
-                          {"learn.predict": 5}, ("decode, resample, network alone",), percentiles=percentiles, **more)]))
+    percentiles = {
+        name: {
+            "p50_ms": round(1e3 * float(np.percentile(t, 50)), 2),
+            "p95_ms": round(1e3 * float(np.percentile(t, 95)), 2),
+        }
+        for name, t in seconds.items()
+    }
+    print(
+        json.dumps(
+            [
+                row(
+                    "one 5 s clip, file to tags, warm",
+                    f"{len(files)} {kind}, cut to 5 s; a crop of {tagger.seconds:g} s, as learn.predict hears it; one thread each",
+                    {name: spread(t) for name, t in seconds.items()},
+                    "audiotag, one crop",
+                    {"learn.predict": 5},
+                    ("decode, resample, network alone",),
+                    percentiles=percentiles,
+                    **more,
+                )
+            ]
+        )
+    )
 
 
 if __name__ == "__main__": main()

@@ -30,7 +30,14 @@ def by_fastxtend():
 def by_librosa(x: torch.Tensor) -> np.ndarray:
     import librosa
     options = {"n_fft": 1024, "hop_length": 320, "n_mels": 128, "fmin": 20.0, "fmax": 15000.0}
-    return np.stack([librosa.power_to_db(librosa.feature.melspectrogram(y=clip, sr=RATE, pad_mode="reflect", **options), top_db=None) for clip in x.numpy()])
+    return np.stack(
+        [
+            librosa.power_to_db(
+                librosa.feature.melspectrogram(y=clip, sr=RATE, pad_mode="reflect", **options), top_db=None
+            )
+            for clip in x.numpy()
+        ]
+    )
 
 
 def main() -> None:
@@ -45,12 +52,35 @@ def main() -> None:
         for _ in range(BATCH):
             for at, low, high in net.blocks: power[:, low:high] @ net.bank[low:high, at:at + 32]
     with pinned(), torch.inference_mode():
-        ways = {"audiotag LogMel": lambda: net(x), "torchaudio": lambda: audio(x), "fastxtend MelSpectrogram": lambda: fastx(x), "librosa": lambda: by_librosa(x), "the FFTs alone": ffts, "the mel products alone": products}
+        ways = {
+            "audiotag LogMel": lambda: net(x),
+            "torchaudio": lambda: audio(x),
+            "fastxtend MelSpectrogram": lambda: fastx(x),
+            "librosa": lambda: by_librosa(x),
+            "the FFTs alone": ffts,
+            "the mel products alone": products,
+        }
         times = alternate(ways, 7, each=BATCH)
         decibels = net(x)[:, 0] * 200 - 100
-        apart = {"torchaudio": float((decibels - audio(x)).abs().max()), "librosa": float(np.abs(decibels.numpy() - by_librosa(x)).max())}
-    print(json.dumps([row("log-mel of a batch, one core", f"{BATCH} noises of {SECONDS} s, 32 kHz", times, "audiotag LogMel", {"torchaudio": 2}, ("the FFTs alone", "the mel products alone"),
-                          largest_difference_db={k: round(v, 4) for k, v in apart.items()})]))
+        apart = {
+            "torchaudio": float((decibels - audio(x)).abs().max()),
+            "librosa": float(np.abs(decibels.numpy() - by_librosa(x)).max()),
+        }
+    print(
+        json.dumps(
+            [
+                row(
+                    "log-mel of a batch, one core",
+                    f"{BATCH} noises of {SECONDS} s, 32 kHz",
+                    times,
+                    "audiotag LogMel",
+                    {"torchaudio": 2},
+                    ("the FFTs alone", "the mel products alone"),
+                    largest_difference_db={k: round(v, 4) for k, v in apart.items()},
+                )
+            ]
+        )
+    )
 
 
 if __name__ == "__main__": main()

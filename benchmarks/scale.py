@@ -2,6 +2,7 @@
 
 Each size in a process of its own: made-up metadata, tiny files (0.25 s, 8 kHz), one clip in 500 a quieter, noisier copy of another one. Prints a table
 (seconds, peak memory, copies found) and writes benchmarks/scale.json. 200,000 clips take 0.9 GB of disk while it runs."""
+
 import argparse
 import json
 import os
@@ -20,7 +21,22 @@ import numpy as np
 
 RATE, SAMPLES, LABELS, COPIES = 8000, 2000, 200, 500
 HERE = Path(__file__).parent
-HEADER = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36+2*SAMPLES, b"WAVE", b"fmt ", 16, 1, 1, RATE, 2*RATE, 2, 16, b"data", 2*SAMPLES)
+HEADER = struct.pack(
+    "<4sI4s4sIHHIIHH4sI",
+    b"RIFF",
+    36 + 2 * SAMPLES,
+    b"WAVE",
+    b"fmt ",
+    16,
+    1,
+    1,
+    RATE,
+    2 * RATE,
+    2,
+    16,
+    b"data",
+    2 * SAMPLES,
+)
 
 
 def make(folder: Path, clips: int) -> int:
@@ -31,7 +47,12 @@ def make(folder: Path, clips: int) -> int:
         n = min(batch, clips-first)
         sounds = .02*rng.standard_normal((n, SAMPLES))
         for _ in range(4):
-            pitch, decay, start, level = rng.uniform(150, 3800, (n, 1)), rng.uniform(2, 40, (n, 1)), rng.uniform(0, .2, (n, 1)), rng.uniform(.05, 1, (n, 1))
+            pitch, decay, start, level = (
+                rng.uniform(150, 3800, (n, 1)),
+                rng.uniform(2, 40, (n, 1)),
+                rng.uniform(0, 0.2, (n, 1)),
+                rng.uniform(0.05, 1, (n, 1)),
+            )
             sounds += level*np.sin(2*np.pi*pitch*t)*np.exp(-decay*np.maximum(t-start, 0))*(t > start)
         sounds *= .7/np.abs(sounds).max(1, keepdims=True)
         again = np.arange(COPIES-1, n, COPIES)
@@ -39,8 +60,12 @@ def make(folder: Path, clips: int) -> int:
         copies += len(again)
         out = folder/f"{first//batch:03}"
         out.mkdir()
-        for i, sound in enumerate((32767*sounds).astype("<i2")): (out/f"{first+i}.wav").write_bytes(HEADER+sound.tobytes())
-        rows += [f"{out.name}/{first+i}.wav,label{rng.integers(LABELS):03},{int(rng.random() < .4)},{rng.integers(clips*3//4)}" for i in range(n)]
+        for i, sound in enumerate((32767 * sounds).astype("<i2")):
+            (out / f"{first + i}.wav").write_bytes(HEADER + sound.tobytes())
+        rows += [
+            f"{out.name}/{first + i}.wav,label{rng.integers(LABELS):03},{int(rng.random() < 0.4)},{rng.integers(clips * 3 // 4)}"
+            for i in range(n)
+        ]
     (folder/"clips.csv").write_text("\n".join(rows))
     return copies
 
@@ -80,9 +105,23 @@ def measure_size(clips: int, workers: int) -> dict:
         get_reusable_executor().shutdown(wait=True)
         seconds["check_cpu"] = sum(os.times()[:4])-cpu
         pairs = {frozenset(group) for group in found.issues["near_duplicates"]}
-        hits = sum(frozenset((f"{i//1000:03}/{i-1}", f"{i//1000:03}/{i}")) <= group for i in range(COPIES-1, clips, COPIES) for group in pairs if f"{i//1000:03}/{i}" in group)
-        return {"clips": clips, **{f"{k}_s": round(v, 2) for k, v in seconds.items() if k != "make"}, "imported_mb": before, "table_peak_mb": table_peak,
-            "peak_mb": peak_mb(), "worker_peak_mb": worker_peak, "copies": copies, "copies_found": hits, "groups_found": len(pairs)}
+        hits = sum(
+            frozenset((f"{i // 1000:03}/{i - 1}", f"{i // 1000:03}/{i}")) <= group
+            for i in range(COPIES - 1, clips, COPIES)
+            for group in pairs
+            if f"{i // 1000:03}/{i}" in group
+        )
+        return {
+            "clips": clips,
+            **{f"{k}_s": round(v, 2) for k, v in seconds.items() if k != "make"},
+            "imported_mb": before,
+            "table_peak_mb": table_peak,
+            "peak_mb": peak_mb(),
+            "worker_peak_mb": worker_peak,
+            "copies": copies,
+            "copies_found": hits,
+            "groups_found": len(pairs),
+        }
     finally: shutil.rmtree(folder)
 
 
@@ -94,13 +133,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.one: return print(json.dumps(measure_size(args.sizes[0], args.workers)))
     rows = []
-    print(f"{'clips':>8} {'read s':>8} {'split s':>8} {'check s':>8} {'of CPU':>8} {'search s':>8} {'clips/s':>8} {'peak MB':>8} {'a worker':>9} {'copies found':>13}")
+    print(
+        f"{'clips':>8} {'read s':>8} {'split s':>8} {'check s':>8} {'of CPU':>8} {'search s':>8} {'clips/s':>8} {'peak MB':>8} {'a worker':>9} {'copies found':>13}"
+    )
     for size in args.sizes:
         command = [sys.executable, __file__, "--one", "--sizes", str(size), "--workers", str(args.workers)]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, stdout=subprocess.PIPE, text=True, check=True
+        )
         rows.append(row := json.loads(done.stdout.splitlines()[-1]))
-        print(f"{row['clips']:8} {row['read_s']:8.2f} {row['split_s']:8.2f} {row['check_s']:8.1f} {row['check_cpu_s']:8.1f} {row['search_s']:8.1f} {size/row['check_s']:8.0f} {row['peak_mb']:8.0f} "
-            f"{row['worker_peak_mb']:9.0f} {row['copies_found']:6} of {row['copies']:3}")
+        print(
+            f"{row['clips']:8} {row['read_s']:8.2f} {row['split_s']:8.2f} {row['check_s']:8.1f} {row['check_cpu_s']:8.1f} {row['search_s']:8.1f} {size / row['check_s']:8.0f} {row['peak_mb']:8.0f} "
+            f"{row['worker_peak_mb']:9.0f} {row['copies_found']:6} of {row['copies']:3}"
+        )
     machine = {"cores": args.workers, "python": platform.python_version(), "system": platform.system()}
     (HERE/"scale.json").write_text(json.dumps({"machine": machine, "sizes": rows}, indent=1)+"\n")
 

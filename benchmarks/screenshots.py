@@ -1,6 +1,7 @@
 """Pictures of the page for the read-me: python benchmarks/screenshots.py [--models models] [--out nbs/images]
 
 Starts the page, drives Chromium through the example "a street", and writes page.png, page-phone.png and page-dark.png. Look at them."""
+
 import argparse
 import shutil
 from pathlib import Path
@@ -8,8 +9,16 @@ from pathlib import Path
 from page import HERE, start_page
 from playwright.sync_api import sync_playwright
 
-LOOKS = {"page": {"viewport": {"width": 1180, "height": 900}}, "page-phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2},
-         "page-dark": {"viewport": {"width": 1180, "height": 900}, "color_scheme": "dark"}}
+LOOKS = {
+    "page": {"viewport": {"width": 1180, "height": 900}},
+    "page-phone": {
+        "viewport": {"width": 390, "height": 844},
+        "is_mobile": True,
+        "has_touch": True,
+        "device_scale_factor": 2,
+    },
+    "page-dark": {"viewport": {"width": 1180, "height": 900}, "color_scheme": "dark"},
+}
 
 
 def main() -> None:
@@ -21,7 +30,10 @@ def main() -> None:
     process, url, _ = start_page(args.models)
     try:
         with sync_playwright() as p:
-            browser = p.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox", "--disable-gpu"])
+            browser = p.chromium.launch(
+                executable_path=shutil.which("chromium") or shutil.which("google-chrome"),
+                args=["--no-sandbox", "--disable-gpu"],
+            )
             for name, look in LOOKS.items():
                 page = browser.new_page(**look)
                 page.goto(url)

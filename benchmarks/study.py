@@ -2,6 +2,7 @@
 
 Each row is one `audiotag train ... --json`, kept as benchmarks/results/STUDY/NAME.json with the command; rows that are there are not run again.
 """
+
 import argparse
 import json
 import shlex
@@ -16,7 +17,9 @@ RESULTS = Path(__file__).parent / "results"
 PRETRAINED = "--arch mn04 --weights {weights}"
 HOW = " --set lr=0.003 --set gain_db=6 --set filter_db=6"  # from nothing, mn04 wants less speed and more variety; chosen by fold 1 on fold 2 of UrbanSound8K
 NOTHING = "--arch mn04" + HOW
-SCRATCH = "--test-fold 3 --set epochs=5"  # the same 5 passes for every representation: enough to rank them, not to finish
+SCRATCH = (
+    "--test-fold 3 --set epochs=5"  # the same 5 passes for every representation: enough to rank them, not to finish
+)
 STUDIES = {
     "arms": {  # official folds of UrbanSound8K, grouped folds of FSDKaggle2018; shipped: the runs that made models/
         "urbansound8k-shipped": "urbansound8k --folds 3 " + PRETRAINED + " --set soup=3 --out models/urbansound8k",
@@ -30,26 +33,57 @@ STUDIES = {
         "fold3-by-way-of-fsd": "urbansound8k --test-fold 3 --from models/run-fsdkaggle2018",
         "fold3-direct": "urbansound8k --test-fold 3 " + PRETRAINED,
         "fold3-scratch": "urbansound8k --test-fold 3 --set epochs=9 " + NOTHING,
-        "fold3-from-fsd": "urbansound8k --test-fold 3 --from models/run-fsd-scratch --set epochs=9 --set lr_div=1" + HOW,
+        "fold3-from-fsd": "urbansound8k --test-fold 3 --from models/run-fsd-scratch --set epochs=9 --set lr_div=1"
+        + HOW,
     },
     "ablation": {  # {pair}: folds 1 and 2 of UrbanSound8K, each judged by a network that learnt from the other
-        "recipe": "{pair} --folds 2 " + PRETRAINED,
-    } | {name: "{pair} --folds 2 " + PRETRAINED + " --set " + changed for name, changed in {
-        "no mixup": "mixup=0", "cutmix instead": "mixup=0 --set cutmix=0.3", "no roll": "roll=false", "label smoothing 0.1": "label_smoothing=0.1",
-        "masks": "time_mask=0.1 --set freq_mask=0.125", "gain and filter": "gain_db=6 --set filter_db=6", "pitch": "pitch=2", "low-pass": "lowpass=0.5", "noise": "noise=0.5",
-        "clips equally often": "balance=none", "all layers as fast": "lr_div=1", "gradual unfreezing": "unfreeze=1", "average of weights": "ema=0.98",
-        "three networks averaged": "soup=3", "no made noise": "outliers=0", "another seed": "seed=1",
-    }.items()},
+        "recipe": "{pair} --folds 2 " + PRETRAINED
+    }
+    | {
+        name: "{pair} --folds 2 " + PRETRAINED + " --set " + changed
+        for name, changed in {
+            "no mixup": "mixup=0",
+            "cutmix instead": "mixup=0 --set cutmix=0.3",
+            "no roll": "roll=false",
+            "label smoothing 0.1": "label_smoothing=0.1",
+            "masks": "time_mask=0.1 --set freq_mask=0.125",
+            "gain and filter": "gain_db=6 --set filter_db=6",
+            "pitch": "pitch=2",
+            "low-pass": "lowpass=0.5",
+            "noise": "noise=0.5",
+            "clips equally often": "balance=none",
+            "all layers as fast": "lr_div=1",
+            "gradual unfreezing": "unfreeze=1",
+            "average of weights": "ema=0.98",
+            "three networks averaged": "soup=3",
+            "no made noise": "outliers=0",
+            "another seed": "seed=1",
+        }.items()
+    },
     "noisy": {  # wrong labels planted in the training clips of each fold, twice as many marked as unverified
-        "true labels": "fsdkaggle2018 --folds 3 " + PRETRAINED,
-    } | {name: "fsdkaggle2018 --folds 3 " + PRETRAINED + " --set wrong_labels=0.3" + done for name, done in {
-        "nothing done": "", "drawn less often": " --set unverified_weight=0.3", "least likely ignored": " --set mask_share=0.5",
-        "verified clips only": " --set unverified_weight=0", "self-verified": " --set self_verify=1",
-    }.items()},
+        "true labels": "fsdkaggle2018 --folds 3 " + PRETRAINED
+    }
+    | {
+        name: "fsdkaggle2018 --folds 3 " + PRETRAINED + " --set wrong_labels=0.3" + done
+        for name, done in {
+            "nothing done": "",
+            "drawn less often": " --set unverified_weight=0.3",
+            "least likely ignored": " --set mask_share=0.5",
+            "verified clips only": " --set unverified_weight=0",
+            "self-verified": " --set self_verify=1",
+        }.items()
+    },
     "representations": {  # {train}: from scratch on folds 1 and 2, fold 3 judged once
-        name: "urbansound8k " + SCRATCH + " " + how for name, how in {
-            "log-mel": "--arch xresnet_small", "MFCC": "--arch xresnet_small --input mfcc", "PCEN": "--arch xresnet_small --input pcen", "log-mel with deltas": "--arch xresnet_small --input delta",
-            "CNN and GRU": "--arch crnn", "MobileNetV3": "--arch mn04", "raw waveform": "--arch wave1d", "several labels": "--arch xresnet_small --multilabel",
+        name: "urbansound8k " + SCRATCH + " " + how
+        for name, how in {
+            "log-mel": "--arch xresnet_small",
+            "MFCC": "--arch xresnet_small --input mfcc",
+            "PCEN": "--arch xresnet_small --input pcen",
+            "log-mel with deltas": "--arch xresnet_small --input delta",
+            "CNN and GRU": "--arch crnn",
+            "MobileNetV3": "--arch mn04",
+            "raw waveform": "--arch wave1d",
+            "several labels": "--arch xresnet_small --multilabel",
         }.items()
     },
 }
@@ -70,9 +104,16 @@ def run(name: str, study: str, data: str, weights: str) -> None:
     how = STUDIES[study][name].format(weights=weights, pair="runs/urbansound8k-folds-1-2.csv")
     command, began = f"audiotag train {how} --data {data} --json", time.perf_counter()
     print(f"{study}, {name}: {command}", file=sys.stderr, flush=True)
-    printed = subprocess.run([Path(sys.executable).with_name("audiotag"), *shlex.split(command)[1:]], stdout=subprocess.PIPE, text=True, check=True).stdout
+    printed = subprocess.run(
+        [Path(sys.executable).with_name("audiotag"), *shlex.split(command)[1:]],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"command": command, "seconds": round(time.perf_counter() - began)} | json.loads(printed), indent=1))
+    kept.write_text(
+        json.dumps({"command": command, "seconds": round(time.perf_counter() - began)} | json.loads(printed), indent=1)
+    )
 
 
 def main() -> None:

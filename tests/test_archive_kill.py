@@ -56,7 +56,8 @@ def whole(sounds, model, tmp_path_factory):
     return out.read_bytes()
 
 
-def children(pid: int) -> list[int]: return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def alive(pid: int) -> bool:
@@ -67,7 +68,12 @@ def alive(pid: int) -> bool:
 def test_killed_five_times_no_row_is_lost_or_doubled(sounds, model, whole, tmp_path):
     out, rng, reused = tmp_path / "tags.csv", random.Random(0), 0
     for _ in range(5):
-        run = subprocess.Popen([sys.executable, "-c", RUN, str(sounds), str(out), str(model)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
+        run = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(sounds), str(out), str(model)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+        )
         first = int(run.stdout.readline().split()[0])
         assert first > reused  # goes on where the last one was
         for _ in range(rng.randrange(2)): run.stdout.readline()
@@ -99,7 +105,10 @@ if "serve_paths" in " ".join(sys.orig_argv):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(HERE.parent)]))
     report = tag_files(sounds, tmp_path / "tags.csv", model, workers=2)
     crashed = [why for path, why in report.failed if path.endswith("007.WAV")]
-    assert crashed == ["007.WAV crashes the program that reads it: leave it out, or convert it"] and len(report.failed) == 3
+    assert (
+        crashed == ["007.WAV crashes the program that reads it: leave it out, or convert it"]
+        and len(report.failed) == 3
+    )
     same = [line for line in (tmp_path / "tags.csv").read_bytes().splitlines() if b"007.WAV" not in line]
     assert same == [line for line in whole.splitlines() if b"007.WAV" not in line]
 
@@ -119,13 +128,15 @@ def test_a_name_that_is_no_text(model, tmp_path):
     name = os.fsdecode(b"caf\xe9.wav")
     sf.write(tmp_path / "a.wav", tone(200), 32000)
     (tmp_path / "a.wav").rename(tmp_path / name)
-    for out in "t.csv", "t.jsonl", "t.parquet": assert tag_files(tmp_path, tmp_path / out, model, workers=1).failed == []
+    for out in "t.csv", "t.jsonl", "t.parquet":
+        assert tag_files(tmp_path, tmp_path / out, model, workers=1).failed == []
     assert "caf\\xe9.wav," in (tmp_path / "t.csv").read_text()
 
 
 def test_two_runs_into_one_file(sounds, model, tmp_path):
     def meanwhile(chunks, *args):
-        with pytest.raises(ArchiveError, match="is another run writing it"): tag_files(sounds, tmp_path / "t.csv", model)
+        with pytest.raises(ArchiveError, match="is another run writing it"):
+            tag_files(sounds, tmp_path / "t.csv", model)
         return local_rows(chunks, *args)
     paths = [str(p) for p in sounds.rglob("*.wav")][:4]
     assert tag_files(paths, tmp_path / "t.csv", model, workers=1, engine=meanwhile).files == 4
@@ -136,12 +147,23 @@ def test_another_model_doesnt_finish_the_first_ones_table(sounds, model, tmp_pat
         raise KeyboardInterrupt
         yield
     with pytest.raises(KeyboardInterrupt): tag_files(sounds, tmp_path / "t.csv", model, engine=stops)
-    with pytest.raises(ArchiveError, match="another model or other settings"): tag_files(sounds, tmp_path / "t.csv", model, top=1)
+    with pytest.raises(ArchiveError, match="another model or other settings"):
+        tag_files(sounds, tmp_path / "t.csv", model, top=1)
 
 
 def test_a_full_disk_keeps_what_is_done(sounds, model, tmp_path):
-    code = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))\nfrom audiotag.audio import AudiotagError\ntry:" + RUN.replace("\n", "\n ") + "\nexcept AudiotagError as e: print('told:', e)"
-    done = subprocess.run([sys.executable, "-c", code, str(sounds), str(tmp_path / "t.csv"), str(model)], capture_output=True, check=False, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)})
+    code = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))\nfrom audiotag.audio import AudiotagError\ntry:"
+        + RUN.replace("\n", "\n ")
+        + "\nexcept AudiotagError as e: print('told:', e)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sounds), str(tmp_path / "t.csv"), str(model)],
+        capture_output=True,
+        check=False,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+    )
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert done.stdout.splitlines()[-1].startswith("told: ") and "what is done is kept" in done.stdout
     report = tag_files(sounds, tmp_path / "t.csv", model, workers=1)

@@ -37,7 +37,12 @@ def by_ffmpeg(container, codec, rate=48000, layout="stereo"):
         stream = out.add_stream(codec, rate=rate, layout=layout)
         frame = av.AudioFrame.from_ndarray(np.stack([tone(2, rate)]*channels), format="fltp", layout=layout)
         frame.sample_rate = rate
-        fit = av.AudioResampler(format=stream.codec_context.format, rate=rate, layout=layout, frame_size=stream.codec_context.frame_size or 1024)
+        fit = av.AudioResampler(
+            format=stream.codec_context.format,
+            rate=rate,
+            layout=layout,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
         for part in [*fit.resample(frame), *fit.resample(None), None]:
             for packet in stream.encode(part): out.mux(packet)
     return buffer.getvalue()
@@ -227,11 +232,20 @@ def test_eight_channels_by_ffmpeg(tmp_path):
     av = pytest.importorskip("av")
     with av.open(tmp_path/"surround.mov", "w") as out:
         stream = out.add_stream("pcm_s16le", rate=RATE, layout="7.1")
-        frame = av.AudioFrame.from_ndarray(np.repeat((tone()*32767).astype("int16")[:, None], 8, 1).reshape(1, -1), format="s16", layout="7.1")
+        frame = av.AudioFrame.from_ndarray(
+            np.repeat((tone() * 32767).astype("int16")[:, None], 8, 1).reshape(1, -1), format="s16", layout="7.1"
+        )
         frame.sample_rate = RATE
         for packet in [*stream.encode(frame), *stream.encode(None)]: out.mux(packet)
     code = "import sys; import numpy as np; from audiotag.audio import load_audio; np.save(sys.argv[2], load_audio(sys.argv[1]))"
-    result = subprocess.run([sys.executable, "-c", code, tmp_path/"surround.mov", tmp_path/"mono.npy"], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "surround.mov", tmp_path / "mono.npy"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode == 0, result.stderr
     np.testing.assert_allclose(np.load(tmp_path/"mono.npy"), tone(), atol=1e-4)
 
@@ -264,10 +278,17 @@ def test_without_pyav(monkeypatch):
 
 def test_arrays():
     ints = (tone()*32767).astype("int16")
-    for array in (ints, np.stack([ints]*2, 1), tone(), np.stack([tone()]*2), (tone()*127+128).astype("uint8"), tone().astype("float64")):
+    for array in (
+        ints,
+        np.stack([ints] * 2, 1),
+        tone(),
+        np.stack([tone()] * 2),
+        (tone() * 127 + 128).astype("uint8"),
+        tone().astype("float64"),
+    ):
         samples = load_audio((array, RATE))
         assert samples.dtype == np.float32 and samples.shape == (RATE,)
-        np.testing.assert_allclose(samples, tone(), atol=.02)
+        np.testing.assert_allclose(samples, tone(), atol=0.02)
     for empty in (np.zeros(0, "float32"), np.zeros((0, 2), "int16"), np.zeros((2, 0))):
         with pytest.raises(AudioError, match="no samples"): load_audio((empty, RATE))
 
@@ -287,7 +308,11 @@ def test_sniff_never_raises():
 def test_noise_bytes_are_refused_or_decoded():
     "Heads of sound files on random bodies: an array or an AudioError, nothing else"
     rng = np.random.default_rng(0)
-    heads = [encoded(s, tone(.1))[:64] for s in ("wav", "flac", "ogg", "aiff")] + [b"\0\0\0\x20ftypM4A ", b"\x1aE\xdf\xa3", b"\xff\xf1\x50\x80"]
+    heads = [encoded(s, tone(0.1))[:64] for s in ("wav", "flac", "ogg", "aiff")] + [
+        b"\0\0\0\x20ftypM4A ",
+        b"\x1aE\xdf\xa3",
+        b"\xff\xf1\x50\x80",
+    ]
     for i in range(300):
         head = heads[i % len(heads)]
         data = head[:rng.integers(4, len(head)+1)] + rng.bytes(rng.integers(0, 3000))
@@ -311,7 +336,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before)//1024)
 
 
 def in_a_fresh_process(what, path):
-    result = subprocess.run([sys.executable, "-c", BOMB, what, path], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", BOMB, what, path], cwd=ROOT, check=False, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
     said, megabytes = result.stdout.splitlines()
     return said, int(megabytes)
@@ -372,7 +399,9 @@ def test_hour_of_wav_streams_in_constant_memory(tmp_path):
 
 def test_serving_imports_stay_light():
     code = "import sys, audiotag.audio; print(sorted({'torch', 'librosa', 'pandas', 'matplotlib', 'av', 'fastai'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
+    )
     assert result.stdout.strip() == "[]", result.stderr
 
 
@@ -380,7 +409,11 @@ def test_a_name_that_is_no_text(tmp_path):
     "On Linux a name is bytes; this one is Latin-1. The sound is read, and what is said of it can be printed"
     name = os.fsdecode(b"caf\xe9.wav")
     (tmp_path/name).write_bytes(encoded("wav", tone()))
-    assert len(load_audio(tmp_path/name)) == RATE and probe(tmp_path/name).seconds == 1 and find_audio(tmp_path) == [tmp_path/name]
+    assert (
+        len(load_audio(tmp_path / name)) == RATE
+        and probe(tmp_path / name).seconds == 1
+        and find_audio(tmp_path) == [tmp_path / name]
+    )
     (tmp_path/name).write_bytes(b"no sound at all")
     with pytest.raises(AudioError) as raised: load_audio(tmp_path/name)
     assert str(raised.value).encode().startswith(b"caf\\xe9.wav is not a sound file")

@@ -27,17 +27,34 @@ SETS = [{"name": "fsdkaggle2018", "title": "FSDKaggle2018", "licence": "CC BY 4.
 def python(code: str, *args, **kw) -> subprocess.CompletedProcess:
     "Run code in a fresh process that finds tests/tiny.py"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code, *map(str, args)], env=env, capture_output=True, check=False, text=True, **kw)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *map(str, args)],
+        env=env,
+        capture_output=True,
+        check=False,
+        text=True,
+        **kw,
+    )
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles") / "tiny"
-    return save_tiny(folder, metrics={"split": "test", "clips": 3, "accuracy": 0.9}, trained_on={"fsdkaggle2018": ["1"]}, datasets=SETS, command="audiotag train x", temperature=1.5)
+    return save_tiny(
+        folder,
+        metrics={"split": "test", "clips": 3, "accuracy": 0.9},
+        trained_on={"fsdkaggle2018": ["1"]},
+        datasets=SETS,
+        command="audiotag train x",
+        temperature=1.5,
+    )
 
 
 @pytest.fixture(scope="module")
-def other(bundle): return save_tiny(bundle.with_name("other"), scale=0.5, multilabel=True, rejection={"score": "energy", "threshold": 1.0})
+def other(bundle):
+    return save_tiny(
+        bundle.with_name("other"), scale=0.5, multilabel=True, rejection={"score": "energy", "threshold": 1.0}
+    )
 
 
 @pytest.fixture()
@@ -101,15 +118,31 @@ def test_a_sound_far_from_every_class_mean_is_unknown_however_sure_the_network_i
     sounds = {hz: tone(hz) for hz in (150, 1500, 6000)}
     heard = [Tagger.load(save_tiny(tmp_path / "plain")).predict((sound, 32000)) for sound in sounds.values()]
     means = np.stack([said.embedding / np.linalg.norm(said.embedding) for said in heard])
-    tagger = Tagger.load(save_tiny(tmp_path / "guided", rejection={"score": "guided_logit", "threshold": 0.8 * min(float(h.logits.max() - h.logits.mean()) for h in heard)}, class_means=means.tolist()))
+    tagger = Tagger.load(
+        save_tiny(
+            tmp_path / "guided",
+            rejection={
+                "score": "guided_logit",
+                "threshold": 0.8 * min(float(h.logits.max() - h.logits.mean()) for h in heard),
+            },
+            class_means=means.tolist(),
+        )
+    )
     for said, (hz, sound) in zip(heard, sounds.items()):
         tags = tagger.tag((sound, 32000))
         assert tags.known and tags.score == pytest.approx(said.logits.max() - said.logits.mean(), rel=1e-4), hz
     window = tagger.timeline((np.concatenate([sounds[150], np.zeros(64000, "float32")]), 32000))
     assert window.known[0] and not window.known[-1]
-    far = save_tiny(tmp_path / "far", rejection={"score": "guided_logit", "threshold": tags.score / 2}, class_means=(-means).tolist())
+    far = save_tiny(
+        tmp_path / "far",
+        rejection={"score": "guided_logit", "threshold": tags.score / 2},
+        class_means=(-means).tolist(),
+    )
     assert not Tagger.load(far).tag((sounds[6000], 32000)).known
-    with pytest.raises(BundleError, match="2 class means for 3 labels"): save_tiny(tmp_path / "few", rejection={"score": "guided_logit", "threshold": 1.0}, class_means=means[:2].tolist())
+    with pytest.raises(BundleError, match="2 class means for 3 labels"):
+        save_tiny(
+            tmp_path / "few", rejection={"score": "guided_logit", "threshold": 1.0}, class_means=means[:2].tolist()
+        )
 
 
 def test_learner_weights_and_graph_agree_in_fresh_processes(tmp_path):
@@ -229,6 +262,7 @@ def test_a_graph_that_differs_isnt_saved(copy):
     class Liar(Bands):
         def forward(self, x): return super().forward(x) + 0.01
     model = Liar().train()
-    with pytest.raises(AudiotagError, match="nothing was saved"): save_bundle(copy, model, name="new", labels=LABELS, config=CONFIG, crop_seconds=1.0)
+    with pytest.raises(AudiotagError, match="nothing was saved"):
+        save_bundle(copy, model, name="new", labels=LABELS, config=CONFIG, crop_seconds=1.0)
     assert read_bundle(copy).name == "tiny"
     assert model.training and model.head.weight.requires_grad  # who goes on training finds the network as it was

@@ -75,7 +75,9 @@ def test_looped_clips_are_judged_by_their_own_part(tmp_path):
     a, b, c = sound(1), sound(2), sound(3)
     write(tmp_path/"1.wav", np.concatenate([a, b]))
     write(tmp_path/"2.wav", np.concatenate([a, c]))
-    (tmp_path/"t.csv").write_text("fname,label,start,end,source_id\n1.wav,x,0,0.6,7\n2.wav,x,0,0.6,8\n1.wav,x,0.6,1.2,7\n2.wav,x,0.6,1.2,8\n")
+    (tmp_path / "t.csv").write_text(
+        "fname,label,start,end,source_id\n1.wav,x,0,0.6,7\n2.wav,x,0,0.6,8\n1.wav,x,0.6,1.2,7\n2.wav,x,0.6,1.2,8\n"
+    )
     found = check(read_csv(tmp_path/"t.csv"), progress=False, workers=1).issues
     assert found["exact_duplicates"] == [["1.wav@0-0.6", "2.wav@0-0.6"]]
     assert found["near_duplicates"] == []
@@ -88,7 +90,9 @@ def test_truncated_file(tmp_path, ending):
     assert faults(read_folder(tmp_path)) == ""
     path.write_bytes(path.read_bytes()[:path.stat().st_size*2//5])
     found = faults(read_folder(tmp_path))
-    assert found.startswith("1 clip can't be used: cut.") and ("is cut off" in found or "are announced" in found or "is damaged" in found)
+    assert found.startswith("1 clip can't be used: cut.") and (
+        "is cut off" in found or "are announced" in found or "is damaged" in found
+    )
 
 
 @pytest.mark.parametrize("content, words", [(b"", "bad.wav is empty (0 bytes)"), (b"hello, world", "bad.wav is not a sound file"), (b"RIFF\x24\0\0\0WAVE", "bad.wav")])
@@ -118,8 +122,15 @@ def test_equal_clips_under_other_names_and_formats(tmp_path):
     write(tmp_path/"train"/"a"/"one.wav", samples)
     write(tmp_path/"valid"/"b"/"two.flac", samples)
     checked = check(read_folder(tmp_path), progress=False, workers=1)
-    assert checked.issues["exact_duplicates"] == checked.issues["crossing_exact"] == checked.issues["label_conflicts"] == [["train/a/one", "valid/b/two"]]
-    assert [f for f in checked.errors if "equal" in f] == ["1 group of equal clips lies in more than one split or fold: train/a/one = valid/b/two"]
+    assert (
+        checked.issues["exact_duplicates"]
+        == checked.issues["crossing_exact"]
+        == checked.issues["label_conflicts"]
+        == [["train/a/one", "valid/b/two"]]
+    )
+    assert [f for f in checked.errors if "equal" in f] == [
+        "1 group of equal clips lies in more than one split or fold: train/a/one = valid/b/two"
+    ]
 
 
 @pytest.mark.parametrize("ending, gain, rate", [("ogg", .5, RATE), ("mp3", .7, RATE), ("wav", .1, RATE), ("ogg", 1.5, 16000)])
@@ -130,7 +141,9 @@ def test_near_copy(tmp_path, ending, gain, rate):
     write(tmp_path/"valid"/"b"/f"copy.{ending}", gain*soxr.resample(sound(1), RATE, rate), rate)
     checked = check(read_folder(tmp_path), progress=False, workers=1)
     assert checked.issues["crossing_near"] == [["train/a/1", "valid/b/copy"]] and not checked.issues["exact_duplicates"]
-    assert checked.errors == ["1 group of clips that sound the same lies in more than one split or fold: train/a/1 = valid/b/copy"]
+    assert checked.errors == [
+        "1 group of clips that sound the same lies in more than one split or fold: train/a/1 = valid/b/copy"
+    ]
 
 
 def test_near_copy_within_a_split_is_a_note(tmp_path):
@@ -145,7 +158,9 @@ def test_silent_and_distorted(tmp_path):
     for i in (1, 2): write(tmp_path/"train"/"a"/f"silent{i}.wav", np.zeros(RATE))
     write(tmp_path/"train"/"a"/"loud.wav", np.clip(50*sound(99), -1, 1))
     checked = check(read_folder(tmp_path), progress=False, workers=1)
-    assert checked.errors == ["2 clips are silent: train/a/silent1; train/a/silent2"], "and they are no copies of each other"
+    assert checked.errors == ["2 clips are silent: train/a/silent1; train/a/silent2"], (
+        "and they are no copies of each other"
+    )
     assert checked.issues["clipped"] == ["train/a/loud"]
 
 
@@ -158,13 +173,20 @@ def test_processes_give_the_same_as_one(tmp_path):
 def test_from_a_script_without_main_guard(tmp_path):
     script = tmp_path/"script.py"
     make(tmp_path/"clips", 140)
-    script.write_text("from audiotag.checks import check\nfrom audiotag.datasets import read_folder\nimport sys\nprint(check(read_folder(sys.argv[1]), workers=2).facts['clips'])\n")
+    script.write_text(
+        "from audiotag.checks import check\nfrom audiotag.datasets import read_folder\nimport sys\nprint(check(read_folder(sys.argv[1]), workers=2).facts['clips'])\n"
+    )
     done = subprocess.run([sys.executable, script, tmp_path/"clips"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "140\n", ""), "no bar either, in a pipe"
 
 
 def command(*args) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", "from audiotag.cli import main; main()", "data", "check", *map(str, args)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", "from audiotag.cli import main; main()", "data", "check", *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_command(tmp_path):
@@ -185,14 +207,23 @@ def test_many_copies_of_one_are_one_group():
     many = np.concatenate([fingerprints, np.repeat(fingerprints[:1], 300, 0)])
     pairs = near_duplicates(many)
     linked = {0}
-    while (more := linked | {int(x) for pair in pairs if linked & set(pair.tolist()) for x in pair}) != linked: linked = more
+    while (more := linked | {int(x) for pair in pairs if linked & set(pair.tolist()) for x in pair}) != linked:
+        linked = more
     assert linked == {0, *range(30, 330)}
 
 
 def test_all_pairs_agree_with_hashing():
     "What the boxes find is what comparing all pairs finds"
-    fingerprints = np.stack([fingerprint(sound(i)*(1 if i < 150 else .5)+.0003*np.random.default_rng(i).standard_normal(round(.6*RATE)).astype("float32"), RATE)
-        for i in [*range(150), *range(0, 150, 3)]])
+    fingerprints = np.stack(
+        [
+            fingerprint(
+                sound(i) * (1 if i < 150 else 0.5)
+                + 0.0003 * np.random.default_rng(i).standard_normal(round(0.6 * RATE)).astype("float32"),
+                RATE,
+            )
+            for i in [*range(150), *range(0, 150, 3)]
+        ]
+    )
     first, second = np.triu_indices(len(fingerprints), 1)
     near = distance(fingerprints[first], fingerprints[second]) < 2
     assert near.sum() >= 50

@@ -1,4 +1,5 @@
 """The command as a person types it: a folder of clips to a bundle, its figures, its tags, and what a wrong argument gets"""
+
 import json
 import os
 import subprocess
@@ -14,7 +15,9 @@ RATE = 16000
 
 
 def audiotag(*args, **kwargs):
-    return subprocess.run([AUDIOTAG, *map(str, args)], check=False, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(
+        [AUDIOTAG, *map(str, args)], check=False, capture_output=True, text=True, timeout=300, **kwargs
+    )
 
 
 def one_line(stderr: str) -> str:
@@ -63,7 +66,9 @@ def test_tag_prints_one_json_object(bundle, clips):
 
 
 def test_tag_for_a_person(bundle, clips):
-    done = audiotag("tag", clips / "hum" / "hum-0.wav", clips / "whistle" / "whistle-0.wav", "--model", bundle, "--top", 1)
+    done = audiotag(
+        "tag", clips / "hum" / "hum-0.wav", clips / "whistle" / "whistle-0.wav", "--model", bundle, "--top", 1
+    )
     assert [line.split()[-2] for line in done.stdout.splitlines()] == ["hum", "whistle"]
 
 
@@ -108,17 +113,26 @@ def test_stopped_cross_validation_goes_on(clips, tmp_path):
 
 
 def test_shared_recordings_are_left_out(clips, tmp_path):
-    for name, rows in (("a", ["hum-0,hum,1", "hum-1,hum,2", "hum-2,hum,4", "whistle-0,whistle,5", "whistle-1,whistle,6"]), ("b", ["hum-3,hum,1", "whistle-3,whistle,9"])):
-        lines = [f"{clips}/{file.split('-')[0]}/{file}.wav,{label},{source}" for file, label, source in (row.split(",") for row in rows)]
+    for name, rows in (
+        ("a", ["hum-0,hum,1", "hum-1,hum,2", "hum-2,hum,4", "whistle-0,whistle,5", "whistle-1,whistle,6"]),
+        ("b", ["hum-3,hum,1", "whistle-3,whistle,9"]),
+    ):
+        lines = [
+            f"{clips}/{file.split('-')[0]}/{file}.wav,{label},{source}"
+            for file, label, source in (row.split(",") for row in rows)
+        ]
         (tmp_path / f"{name}.csv").write_text("\n".join(["fname,label,source_id", *lines]))
-    done = audiotag("train", tmp_path / "a.csv", "--without", tmp_path / "b.csv", "--epochs", 1, "--set", "crop_seconds=1")
+    done = audiotag(
+        "train", tmp_path / "a.csv", "--without", tmp_path / "b.csv", "--epochs", 1, "--set", "crop_seconds=1"
+    )
     assert done.returncode == 0, done.stderr
     assert "1 of 5 clips left out" in done.stderr
 
 
 def test_a_folder_becomes_a_table(bundle, clips, tmp_path):
     (tmp_path / "in" / "deep").mkdir(parents=True)
-    for i in range(3): (tmp_path / "in" / "deep" / f"{i}.WAV").write_bytes((clips / "hum" / f"hum-{i}.wav").read_bytes())
+    for i in range(3):
+        (tmp_path / "in" / "deep" / f"{i}.WAV").write_bytes((clips / "hum" / f"hum-{i}.wav").read_bytes())
     done = audiotag("tag", tmp_path / "in", "--model", bundle, "--out", tmp_path / "tags.csv", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["files"] == 3
@@ -151,7 +165,10 @@ def test_a_package_that_is_not_installed(package, args):
     "As after `pip install .`, which brings what serving needs"
     code = f"import sys; sys.modules[{package!r}] = None; sys.argv = {['audiotag', *args]!r}; from audiotag.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, one_line(done.stderr)) == (2, f"audiotag: this needs {package}: pip install 'audiotag[all]'")
+    assert (done.returncode, one_line(done.stderr)) == (
+        2,
+        f"audiotag: this needs {package}: pip install 'audiotag[all]'",
+    )
 
 
 def test_a_name_that_is_no_text(bundle, clips, tmp_path):
@@ -169,8 +186,11 @@ def test_an_odd_file_does_not_cost_the_others_their_answers(bundle, clips, monke
     from audiotag import cli
     from audiotag.tagger import Tagger
     right = Tagger.tag
-    monkeypatch.setattr(Tagger, "tag", lambda self, file, top: 1 / 0 if "hum-1" in str(file) else right(self, file, top))
-    with pytest.raises(cli.typer.Exit) as ended: cli.tag([clips / "hum" / f"hum-{i}.wav" for i in range(3)], model=str(bundle))
+    monkeypatch.setattr(
+        Tagger, "tag", lambda self, file, top: 1 / 0 if "hum-1" in str(file) else right(self, file, top)
+    )
+    with pytest.raises(cli.typer.Exit) as ended:
+        cli.tag([clips / "hum" / f"hum-{i}.wav" for i in range(3)], model=str(bundle))
     told = capsys.readouterr()
     assert ended.value.exit_code == 1 and len(told.out.splitlines()) == 2
     assert one_line(told.err) == "hum-1.wav can't be tagged (ZeroDivisionError): convert it"

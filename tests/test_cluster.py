@@ -30,7 +30,8 @@ def job(tmp_path_factory):
     "Files, a model, and what the local engine makes of them"
     tmp, rng = tmp_path_factory.mktemp("ray"), np.random.default_rng(0)
     model = save_tiny(tmp / "tiny")
-    for i in range(12 * CHUNK): sf.write(tmp / f"{i:03}.wav", tone(rng.choice([200, 1500, 6000]), rng.uniform(0.1, 1.5), 16000), 16000)
+    for i in range(12 * CHUNK):
+        sf.write(tmp / f"{i:03}.wav", tone(rng.choice([200, 1500, 6000]), rng.uniform(0.1, 1.5), 16000), 16000)
     (tmp / "notes.wav").write_text("not a sound")
     tag_files(tmp, tmp / "here.csv", model, workers=1)
     return tmp, model, (tmp / "here.csv").read_bytes()
@@ -66,4 +67,5 @@ def test_reads_and_writes_what_fsspec_reads(job):
 
 def test_no_such_cluster(job):
     tmp, model, _ = job
-    with pytest.raises(ArchiveError, match="no cluster answers"): tag_files_ray(tmp, tmp / "none.csv", model, address="127.0.0.1:9")
+    with pytest.raises(ArchiveError, match="no cluster answers"):
+        tag_files_ray(tmp, tmp / "none.csv", model, address="127.0.0.1:9")

@@ -26,14 +26,17 @@ def test_unknown_release_stops_the_import():
     "One line that says what was found, what is known and what to install"
     code = "import importlib.metadata as m; v = m.version; m.version = lambda n: '3.1.0' if n == 'fastcore' else v(n); import audiotag.compat"
     last = run(code).stderr.strip().splitlines()[-1]
-    assert last.startswith("audiotag.compat.CompatError: fastcore 3.1.0 is not known to work with fastxtend (tried: 2.2): pip install 'fastcore==2.2.*'")
+    assert last.startswith(
+        "audiotag.compat.CompatError: fastcore 3.1.0 is not known to work with fastxtend (tried: 2.2): pip install 'fastcore==2.2.*'"
+    )
 
 
 @pytest.mark.parametrize("package", compat.KNOWN)
 def test_unknown_and_missing_packages(monkeypatch, package):
     known = compat.version
     monkeypatch.setattr(compat, "version", lambda name: "99.1" if name == package else known(name))
-    with pytest.raises(compat.CompatError, match=f"^{package} 99.1 is not known.*pip install") as error: compat.check_versions()
+    with pytest.raises(compat.CompatError, match=f"^{package} 99.1 is not known.*pip install") as error:
+        compat.check_versions()
     assert "\n" not in str(error.value) and isinstance(error.value, ImportError)
 
     def missing(name):
@@ -63,7 +66,12 @@ def waves(*shape): return fx.TensorAudio(torch.randn(*shape) * .1, sr=16000)
 def spectrograms(*shape): return fx.TensorMelSpec(torch.rand(*shape) + .1)
 
 
-ON_WAVES = [lambda p: fx.Volume(p=p, gain=-6), lambda p: fx.Noise(p=p), lambda p: fx.Roll(p=p), lambda p: fx.VolumeBatch(p=p, gain=-6)]
+ON_WAVES = [
+    lambda p: fx.Volume(p=p, gain=-6),
+    lambda p: fx.Noise(p=p),
+    lambda p: fx.Roll(p=p),
+    lambda p: fx.VolumeBatch(p=p, gain=-6),
+]
 ON_LONG_WAVES = [lambda p: fx.PitchShift(p=p), lambda p: fx.TimeStretch(p=p)]
 ON_SPECTROGRAMS = [lambda p: fx.TimeMasking(p=p, max_mask=.9), lambda p: fx.FrequencyMasking(p=p, max_mask=.9)]
 USED = [(make, waves, (1, 2000)) for make in ON_WAVES] + [(make, waves, (1, 1, 2000)) for make in ON_LONG_WAVES] + [

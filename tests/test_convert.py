@@ -82,10 +82,14 @@ def test_missing_image_alone_is_made_again(tmp_path):
 def test_config_changed(tmp_path):
     table = make_clips(tmp_path/"clips", 5)
     convert(table, tmp_path/"out", CONFIG)
-    for changed in (replace(CONFIG, n_mels=64), replace(CONFIG, n_mels=64, db_min=-60.), replace(CONFIG, n_mels=64, trim_db=None)):
-        assert convert(table, tmp_path/"out", changed) == (5, 0, 0)
-        assert Image.open(tmp_path/"out/clip000.png").height == 64
-        assert json.loads((tmp_path/"out/config.json").read_text()) == changed.to_dict()
+    for changed in (
+        replace(CONFIG, n_mels=64),
+        replace(CONFIG, n_mels=64, db_min=-60.0),
+        replace(CONFIG, n_mels=64, trim_db=None),
+    ):
+        assert convert(table, tmp_path / "out", changed) == (5, 0, 0)
+        assert Image.open(tmp_path / "out/clip000.png").height == 64
+        assert json.loads((tmp_path / "out/config.json").read_text()) == changed.to_dict()
 
 
 def test_file_changed(tmp_path):
@@ -96,7 +100,10 @@ def test_file_changed(tmp_path):
     os.utime(table.path[3], ns=(0, 0)) # older, as after unpacking another archive
     assert convert(table, tmp_path/"out", CONFIG) == (2, 3, 0)
     after = images(tmp_path/"out")
-    assert after["clip001.png"][0] != before["clip001.png"][0] and not np.asarray(Image.open(tmp_path/"out/clip001.png")).any()
+    assert (
+        after["clip001.png"][0] != before["clip001.png"][0]
+        and not np.asarray(Image.open(tmp_path / "out/clip001.png")).any()
+    )
     assert after["clip000.png"] == before["clip000.png"]
 
 
@@ -118,7 +125,8 @@ def test_bad_clips_are_listed_and_never_fatal(tmp_path):
         assert convert(table, tmp_path/"out", CONFIG, workers=2) == expected
         failed = pd.read_csv(tmp_path/"out/failed.csv")
         assert failed.path.tolist() == table.path[[3, 20, 30, 33]].tolist()
-        for reason, words in zip(failed.reason, ("is empty", "not a sound file", "is not there", "NaN")): assert words in reason
+        for reason, words in zip(failed.reason, ("is empty", "not a sound file", "is not there", "NaN")):
+            assert words in reason
         listed = pd.read_csv(tmp_path/"out/clips.csv")
         assert len(listed) == 36 and not set(listed.path) & set(failed.path)
     make_clips(tmp_path/"clips", 40)
@@ -127,7 +135,11 @@ def test_bad_clips_are_listed_and_never_fatal(tmp_path):
 
 def test_odd_clips(tmp_path):
     "Silent, 5 ms, 48 kHz with eight channels: images all the same"
-    sounds = {"silent": (np.zeros(9600), 32000), "short": (np.random.default_rng(0).normal(0, .1, 160), 32000), "many": (np.random.default_rng(0).normal(0, .1, (4800, 8)), 48000)}
+    sounds = {
+        "silent": (np.zeros(9600), 32000),
+        "short": (np.random.default_rng(0).normal(0, 0.1, 160), 32000),
+        "many": (np.random.default_rng(0).normal(0, 0.1, (4800, 8)), 48000),
+    }
     for name, (x, rate) in sounds.items(): sf.write(tmp_path/f"{name}.wav", x, rate)
     table = pd.DataFrame({"path": [str(tmp_path/f"{name}.wav") for name in sounds]})
     assert convert(table, tmp_path/"out", CONFIG) == (3, 0, 0)
@@ -143,7 +155,10 @@ def test_names_stay_apart(tmp_path):
     assert listed.image.nunique() == 3 and sorted(images(tmp_path/"out")) == sorted(listed.image)
     table["clip_id"] = ["dog/1", "../../escape", "/etc/passwd"]
     convert(table, tmp_path/"deep/out", CONFIG)
-    assert sorted(images(tmp_path)) == sorted([f"deep/out/{p}" for p in pd.read_csv(tmp_path/"deep/out/clips.csv").image] + [f"out/{p}" for p in listed.image])
+    assert sorted(images(tmp_path)) == sorted(
+        [f"deep/out/{p}" for p in pd.read_csv(tmp_path / "deep/out/clips.csv").image]
+        + [f"out/{p}" for p in listed.image]
+    )
 
 
 def test_rows_in_another_order_keep_their_images_right(tmp_path):
@@ -159,7 +174,8 @@ def test_rows_in_another_order_keep_their_images_right(tmp_path):
 
 @pytest.mark.parametrize("kind", ["wave", "delta"])
 def test_kinds_without_grey_images(tmp_path, kind):
-    with pytest.raises(SpectrogramError, match=kind): convert(make_clips(tmp_path, 1), tmp_path/"out", replace(CONFIG, kind=kind))
+    with pytest.raises(SpectrogramError, match=kind):
+        convert(make_clips(tmp_path, 1), tmp_path / "out", replace(CONFIG, kind=kind))
 
 
 def test_empty_table(tmp_path):
@@ -180,7 +196,9 @@ def test_killed_in_the_middle(tmp_path):
     "SIGKILL of the whole group: every image that is there is whole, the folder doesn't pass for whole, and the next run does the rest"
     table, out = make_clips(tmp_path/"clips", 200, seconds=3), tmp_path/"out"
     table.to_csv(tmp_path/"table.csv", index=False)
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path/"table.csv"), str(out)], cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path / "table.csv"), str(out)], cwd=ROOT, start_new_session=True
+    )
     end = time.monotonic()+240
     while len(list(out.glob("*.png"))) < 5 and time.monotonic() < end: time.sleep(.005)
     os.killpg(process.pid, signal.SIGKILL)
@@ -190,7 +208,14 @@ def test_killed_in_the_middle(tmp_path):
     assert not (out/"clips.csv").exists() and not (out/"config.json").exists()
     for name in there: np.asarray(Image.open(out/name))
     (out/".clip000.png.99999.part").write_bytes(b"half an image")
-    result = subprocess.run([sys.executable, "-c", RUN, str(tmp_path/"table.csv"), str(out)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "table.csv"), str(out)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.stdout.strip() == f"Converted(done={200-len(there)}, skipped={len(there)}, failed=0)", result.stderr
     assert result.stderr == "" # no progress bar outside a terminal
     after = images(out)

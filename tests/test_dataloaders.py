@@ -23,9 +23,35 @@ from audiotag.images import convert
 from audiotag.mel import SpectrogramConfig
 
 CONFIG = SpectrogramConfig(n_mels=32)
-SPEC = {"time_mask": .2, "freq_mask": .2, "roll": True, "pitch": 2., "gain_db": 3., "filter_db": 3., "noise_db": (5, 30), "lowpass": (4000, 12000)}
-LIBRARIES = {"audiotag", "fastai", "fastxtend", "fastcore", "fasttransform", "torch", "torchaudio", "numpy"}  # what a learner may need to be loaded
-WAVE = {"gain_db": (-12, 0), "noise_db": (5, 30), "lowpass": (4000, 12000), "shift": .5, "pitch": 2., "stretch": 1.3, "p": .05}
+SPEC = {
+    "time_mask": 0.2,
+    "freq_mask": 0.2,
+    "roll": True,
+    "pitch": 2.0,
+    "gain_db": 3.0,
+    "filter_db": 3.0,
+    "noise_db": (5, 30),
+    "lowpass": (4000, 12000),
+}
+LIBRARIES = {
+    "audiotag",
+    "fastai",
+    "fastxtend",
+    "fastcore",
+    "fasttransform",
+    "torch",
+    "torchaudio",
+    "numpy",
+}  # what a learner may need to be loaded
+WAVE = {
+    "gain_db": (-12, 0),
+    "noise_db": (5, 30),
+    "lowpass": (4000, 12000),
+    "shift": 0.5,
+    "pitch": 2.0,
+    "stretch": 1.3,
+    "p": 0.05,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +60,24 @@ def table(tmp_path_factory):
     folder, rng, rows = tmp_path_factory.mktemp("clips"), np.random.default_rng(0), []
     for i in range(24):
         t = np.arange(int(rng.uniform(.3, 2) * 16000)) / 16000
-        sf.write(folder / f"{i}.wav", .1 * np.sin(2 * np.pi * (300, 1200)[i % 2] * t) + .01 * rng.standard_normal(len(t)), 16000)
-        rows.append({"clip_id": str(i), "path": str(folder / f"{i}.wav"), "label": ("low", "high")[i % 2], "split": "valid" if i % 4 < 2 else "train",
-                     "fold": pd.NA, "verified": True, "source_id": str(i // 2), "start": float("nan"), "end": float("nan")})
+        sf.write(
+            folder / f"{i}.wav",
+            0.1 * np.sin(2 * np.pi * (300, 1200)[i % 2] * t) + 0.01 * rng.standard_normal(len(t)),
+            16000,
+        )
+        rows.append(
+            {
+                "clip_id": str(i),
+                "path": str(folder / f"{i}.wav"),
+                "label": ("low", "high")[i % 2],
+                "split": "valid" if i % 4 < 2 else "train",
+                "fold": pd.NA,
+                "verified": True,
+                "source_id": str(i // 2),
+                "start": float("nan"),
+                "end": float("nan"),
+            }
+        )
     convert(pd.DataFrame(rows), folder / "images", CONFIG, workers=1, progress=False)
     return pd.DataFrame(rows)
 
@@ -60,8 +101,11 @@ def foreign(file):
     cloudpickle writes what belongs to a notebook by value, through functions of its own. One of those is harmless: `_builtin_type` names Python's type of
     bound methods, of which every fastai learner holds some.
     """
-    with zipfile.ZipFile(file) as archive: data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-    names = {name for op, name, _ in pickletools.genops(data) if op.name == "GLOBAL"} - {"cloudpickle.cloudpickle _builtin_type"}
+    with zipfile.ZipFile(file) as archive:
+        data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+    names = {name for op, name, _ in pickletools.genops(data) if op.name == "GLOBAL"} - {
+        "cloudpickle.cloudpickle _builtin_type"
+    }
     importable = LIBRARIES | (sys.stdlib_module_names - {"__main__"}) | {"__builtin__"}
     return {name for name in names if name.split(" ")[0].split(".")[0] not in importable}
 
@@ -97,7 +141,9 @@ def test_exported_learners_answer_in_a_fresh_process(table, images, tmp_path):
         learn.export(name)
         assert (tmp_path / name).stat().st_size < 500_000
         assert not foreign(tmp_path / name)
-    done = subprocess.run([sys.executable, "-c", FRESH, table.path[5], *here], capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, table.path[5], *here], capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     there = json.loads(done.stdout)
     for file, (label, probabilities) in here.items():
@@ -119,7 +165,10 @@ def sums(dl): return torch.cat([x.as_subclass(torch.Tensor).flatten(1).double().
 @pytest.mark.parametrize("from_images", [True, False])
 def test_worker_processes(table, images, from_images):
     "Two workers deliver the same types; validation equals that of none; training crops differ from epoch to epoch"
-    none, two = (clip_dls(table, CONFIG, .2, bs=4, images=images if from_images else None, workers=n, device="cpu") for n in (0, 2))
+    none, two = (
+        clip_dls(table, CONFIG, 0.2, bs=4, images=images if from_images else None, workers=n, device="cpu")
+        for n in (0, 2)
+    )
     x, y = next(iter(two.train))
     assert isinstance(x, TensorLogMel) and x.shape == (4, 1, 32, 21) and x.config == CONFIG and y.shape == (4,)
     assert torch.equal(sums(none.valid), sums(two.valid))
@@ -130,11 +179,14 @@ def test_worker_processes(table, images, from_images):
 def test_without_cache(table):
     "Clips that are read in turn are the same clips, and one that can't be read says which"
     held, read = (clip_dls(table, CONFIG, .5, bs=4, device="cpu", seed=3, cache=cache) for cache in (True, False))
-    for _ in range(2): torch.testing.assert_close(sums(held.train), sums(read.train), rtol=1e-3, atol=1e-3)  # but for 16 bits
+    for _ in range(2):
+        torch.testing.assert_close(sums(held.train), sums(read.train), rtol=1e-3, atol=1e-3)  # but for 16 bits
     broken = table.assign(path=[p if i != 6 else p.replace("6.wav", "gone.wav") for i, p in enumerate(table.path)])
-    with pytest.raises(AudiotagError, match=r"^gone.wav is not there") as error: sums(clip_dls(broken, CONFIG, .5, bs=4, device="cpu", cache=False).train)
+    with pytest.raises(AudiotagError, match=r"^gone.wav is not there") as error:
+        sums(clip_dls(broken, CONFIG, 0.5, bs=4, device="cpu", cache=False).train)
     assert "\n" not in str(error.value)
-    with pytest.warns(UserWarning, match="1 of 24 clips are left out: gone.wav"): dls = clip_dls(broken, CONFIG, .5, bs=4, device="cpu")
+    with pytest.warns(UserWarning, match="1 of 24 clips are left out: gone.wav"):
+        dls = clip_dls(broken, CONFIG, 0.5, bs=4, device="cpu")
     assert len(dls.train_ds) == 11
 
 
@@ -158,7 +210,8 @@ def test_clips_that_convert_could_not_read(table, tmp_path):
     convert(broken, tmp_path / "images", CONFIG, workers=1, progress=False)
     assert len(table_clips(broken, CONFIG, tmp_path / "images")) == 23
     assert len(clip_dls(broken, CONFIG, .5, images=tmp_path / "images", device="cpu").train_ds) == 11
-    with pytest.raises(AudiotagError, match="no image of 1 of 24 clips"): table_clips(table.assign(clip_id=[*table.clip_id[:23], "new"]), CONFIG, tmp_path / "images")
+    with pytest.raises(AudiotagError, match="no image of 1 of 24 clips"):
+        table_clips(table.assign(clip_id=[*table.clip_id[:23], "new"]), CONFIG, tmp_path / "images")
 
 
 def test_same_seed_same_batches_whatever_else_is_random(table, images):

@@ -1,4 +1,5 @@
 """What a notebook cell can't test: whole official layouts made at once, scale, links and permissions, fresh processes"""
+
 import os
 import subprocess
 import sys
@@ -44,7 +45,11 @@ def official(root, clips=60):
     labels = ["Hi-hat", "Cello", "Gong"]
     train = [f"{i:08x}.wav,{labels[i % 3]},{int(i % 5 < 2)},{1000+i//2},Attribution" for i in range(clips)]
     text(meta/"train_post_competition.csv", ["fname,label,manually_verified,freesound_id,license", *train, train[7]])
-    test = ["f0.wav,Cello,Public,1,Attribution", "f1.wav,Gong,Private,2,Attribution", "f2.wav,None,Ignored,3,Attribution"]
+    test = [
+        "f0.wav,Cello,Public,1,Attribution",
+        "f1.wav,Gong,Private,2,Attribution",
+        "f2.wav,None,Ignored,3,Attribution",
+    ]
     text(meta/"test_post_competition_scoring_clips.csv", ["fname,label,usage,freesound_id,license", *test])
     for i in range(clips-1): sound(root/f"FSDKaggle2018.audio_train/{i:08x}.wav")
     for i in range(3): sound(root/f"FSDKaggle2018.audio_test/f{i}.wav")
@@ -53,7 +58,9 @@ def official(root, clips=60):
 
 
 def test_every_fault_is_counted_once(tmp_path):
-    with pytest.warns(DatasetWarning, match="1 file not there .*; 1 file without a label .*; 1 name given again") as caught:
+    with pytest.warns(
+        DatasetWarning, match="1 file not there .*; 1 file without a label .*; 1 name given again"
+    ) as caught:
         table = read_fsdkaggle2018(official(tmp_path))
     assert caught[0].filename == __file__ # the warning points at the caller
     report = table.attrs["report"]
@@ -78,8 +85,12 @@ def test_official_test_set_is_never_split(tmp_path):
 
 def test_kaggles_own_files(tmp_path):
     text(tmp_path/"train.csv", ["fname,label,manually_verified", "00044347.wav,Hi-hat,0", "001ca53d.wav,Saxophone,1"])
-    text(tmp_path/"test_post_competition.csv", ["fname,label,usage,freesound_id,license", "a.wav,None,Ignored,1,x", "b.wav,Oboe,Private,2,x"])
-    for name in ("audio_train/00044347.wav", "audio_train/001ca53d.wav", "audio_test/a.wav", "audio_test/b.wav"): sound(tmp_path/name)
+    text(
+        tmp_path / "test_post_competition.csv",
+        ["fname,label,usage,freesound_id,license", "a.wav,None,Ignored,1,x", "b.wav,Oboe,Private,2,x"],
+    )
+    for name in ("audio_train/00044347.wav", "audio_train/001ca53d.wav", "audio_test/a.wav", "audio_test/b.wav"):
+        sound(tmp_path / name)
     table = read_dataset(tmp_path)
     assert table.attrs["report"].ok and table.attrs["report"].ignored == 1
     assert table.verified.tolist() == [False, True, True]
@@ -97,7 +108,14 @@ def test_looped_urban_clip_is_cut_to_its_true_length(tmp_path):
 
 
 def test_esc50_flags_esc10(tmp_path):
-    text(tmp_path/"meta/esc50.csv", ["filename,fold,target,category,esc10,src_file,take", "1-1-A-0.wav,1,0,dog,True,1,A", "5-2-B-4.wav,5,4,frog,False,2,B"])
+    text(
+        tmp_path / "meta/esc50.csv",
+        [
+            "filename,fold,target,category,esc10,src_file,take",
+            "1-1-A-0.wav,1,0,dog,True,1,A",
+            "5-2-B-4.wav,5,4,frog,False,2,B",
+        ],
+    )
     for name in ("1-1-A-0", "5-2-B-4"): sound(tmp_path/f"audio/{name}.wav")
     table = read_esc50(tmp_path)
     assert table.esc10.tolist() == [True, False] and table.fold.tolist() == [1, 5]
@@ -139,16 +157,24 @@ def test_csv_faults_name_the_file(tmp_path):
 
 def test_csv_from_elsewhere(tmp_path):
     "Semicolons, a byte-order mark, Windows' separators, absolute paths, quoted commas, empty cells"
-    sound(tmp_path/"in/a.wav"); sound(tmp_path/"in/b.wav"); sound(tmp_path/"out/ü.wav")
+    sound(tmp_path / "in/a.wav")
+    sound(tmp_path / "in/b.wav")
+    sound(tmp_path / "out/ü.wav")
     path = tmp_path/"in/list.csv"
-    path.write_text(f'\ufefffilename;category;source_id;note\na.wav;dog;;"x; y"\n.\\b.wav;cat;7;\n{tmp_path}/out/ü.wav;dog;8;\n', encoding="utf-8")
+    path.write_text(
+        f'\ufefffilename;category;source_id;note\na.wav;dog;;"x; y"\n.\\b.wav;cat;7;\n{tmp_path}/out/ü.wav;dog;8;\n',
+        encoding="utf-8",
+    )
     table = read_csv(path)
     assert table.label.tolist() == ["dog", "cat", "dog"] and table.source_id.tolist() == ["a", "7", "8"]
     assert table.note.tolist() == ["x; y", "", ""] and table.attrs["report"].ok
 
 
 def test_links_loops_and_hidden_files(tmp_path):
-    sound(tmp_path/"elsewhere/dog/1.wav"); sound(tmp_path/"set/cat/2.wav"); sound(tmp_path/"set/cat/.3.wav"); sound(tmp_path/"set/.git/4.wav")
+    sound(tmp_path / "elsewhere/dog/1.wav")
+    sound(tmp_path / "set/cat/2.wav")
+    sound(tmp_path / "set/cat/.3.wav")
+    sound(tmp_path / "set/.git/4.wav")
     (tmp_path/"set/dog").symlink_to(tmp_path/"elsewhere/dog", target_is_directory=True)
     (tmp_path/"set/cat/up").symlink_to(tmp_path/"set", target_is_directory=True)
     assert sorted(read_folder(tmp_path/"set").label) == ["cat", "dog"]
@@ -158,7 +184,10 @@ def test_names_that_no_table_can_hold(tmp_path):
     sound(tmp_path/"dog/1.wav")
     try: (tmp_path/"dog/1.wav").rename(tmp_path/"dog"/os.fsdecode(b"caf\xe9.wav"))
     except OSError: pytest.skip("this file system takes UTF-8 only")
-    with pytest.raises(DatasetError, match=r"1 sound files have a path that is no UTF-8 \(.*caf\\xe9.wav \.\.\.\): rename"): read_folder(tmp_path)
+    with pytest.raises(
+        DatasetError, match=r"1 sound files have a path that is no UTF-8 \(.*caf\\xe9.wav \.\.\.\): rename"
+    ):
+        read_folder(tmp_path)
 
 
 def test_folder_and_find_audio_agree(tmp_path):
@@ -181,12 +210,14 @@ def test_names_the_library_knows(tmp_path):
     assert {"fsdkaggle2018", "urbansound8k", "esc50"} <= set(DATASETS)
     for info in DATASETS.values(): assert info.title and info.licence and info.citation
     with pytest.raises(DatasetError, match="audiotag data urbansound8k"): read_dataset("urbansound8k", data=tmp_path)
-    with pytest.raises(DatasetError, match="audiotag data synthetic"): read_dataset("synthetic-urbansound8k", data=tmp_path)
+    with pytest.raises(DatasetError, match="audiotag data synthetic"):
+        read_dataset("synthetic-urbansound8k", data=tmp_path)
     with pytest.raises(DatasetError, match="no data set, folder or CSV"): read_dataset("urbansound9k", data=tmp_path)
 
 
 def test_table_survives_csv_and_parquet(tmp_path):
-    sound(tmp_path/"a.wav"); sound(tmp_path/"b.wav")
+    sound(tmp_path / "a.wav")
+    sound(tmp_path / "b.wav")
     table = read_csv(text(tmp_path/"x.csv", ["fname,label,fold,start,end", "a.wav,dog,1,0,.005", "b.wav,cat,2,,"]))
     table.to_csv(tmp_path/"again.csv", index=False)
     pd.testing.assert_frame_equal(read_csv(tmp_path/"again.csv"), table)
@@ -199,7 +230,16 @@ def test_table_survives_csv_and_parquet(tmp_path):
 def test_splits_are_the_same_in_a_fresh_process(tmp_path):
     for i in range(40): sound(tmp_path/f"{'ab'[i % 2]}/{i}.wav")
     code = "import sys; from audiotag.datasets import *; print(''.join(s[0] for s in assign_splits(read_folder(sys.argv[1]), seed=3).split))"
-    runs = [subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": h}).stdout for h in "12"]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": h},
+        ).stdout
+        for h in "12"
+    ]
     assert runs[0] == runs[1] and 6 <= runs[0].count("v") <= 10
 
 
@@ -207,7 +247,15 @@ def made_up(n, seed=0):
     rng = np.random.default_rng(seed)
     sources = rng.integers(0, n//3, n)
     labels = rng.integers(0, 41, n//3)[sources]
-    return pd.DataFrame({"label": [f"l{i}" for i in labels], "source_id": sources.astype(str), "split": "train", "fold": pd.array([pd.NA]*n, "Int64"), "verified": rng.random(n) < .4})
+    return pd.DataFrame(
+        {
+            "label": [f"l{i}" for i in labels],
+            "source_id": sources.astype(str),
+            "split": "train",
+            "fold": pd.array([pd.NA] * n, "Int64"),
+            "verified": rng.random(n) < 0.4,
+        }
+    )
 
 
 def test_splits_are_balanced_at_scale():
@@ -252,7 +300,9 @@ def test_min_clips_counts_what_can_be_trained_on():
 
 def test_reading_rows_needs_no_torch():
     code = "import sys, audiotag.datasets; sys.exit(' '.join(m for m in ('torch', 'librosa', 'matplotlib', 'sklearn') if m in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
+    )
 
 
 def test_aliases_do_not_clobber(tmp_path):

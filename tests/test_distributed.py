@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+LAUNCH = [
+    sys.executable,
+    "-m",
+    "accelerate.commands.launch",
+    "--num_machines",
+    "1",
+    "--mixed_precision",
+    "no",
+    "--dynamo_backend",
+    "no",
+]
 TRAIN = """
 import os, sys
 import numpy as np, torch
@@ -39,9 +49,22 @@ np.savez(f"{out}/{rank_distrib()}.npz", weights=weights.numpy(), drawn=np.array(
 
 def launched(processes: int, *command: str) -> subprocess.CompletedProcess:
     "`accelerate launch` on CPUs: --cpu starts one process (more only through MPI), so several are launched as for GPUs, and told in the environment that there are none"
-    env = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "ACCELERATE_USE_CPU": "true"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(HERE.parent),
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
+        "ACCELERATE_USE_CPU": "true",
+    }
     mode = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--cpu"]
-    return subprocess.run([*LAUNCH, *mode, "--num_processes", str(processes), *command], env=env, capture_output=True, check=False, text=True, timeout=400)
+    return subprocess.run(
+        [*LAUNCH, *mode, "--num_processes", str(processes), *command],
+        env=env,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=400,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +90,15 @@ def test_the_networks_are_equal_and_bare(two):
 
 
 def test_each_process_draws_its_own_clips(two):
-    first, second = (set(rank["drawn"][:len(rank["drawn"]) // 4].tolist()) for rank in two)  # of the first of four epochs
+    first, second = (
+        set(rank["drawn"][: len(rank["drawn"]) // 4].tolist()) for rank in two
+    )  # of the first of four epochs
     assert first and second and not first & second
     assert len(first | second) >= 0.8 * int(two[0]["train"])  # what fills no batch is left out, as with one process
 
 
-def test_both_know_the_same_validation_figures(two): assert two[0]["values"].tolist() == pytest.approx(two[1]["values"].tolist())
+def test_both_know_the_same_validation_figures(two):
+    assert two[0]["values"].tolist() == pytest.approx(two[1]["values"].tolist())
 
 
 @pytest.mark.slow
@@ -81,11 +107,29 @@ def test_the_command_trains_writes_and_prints_once(data, tmp_path):
     command, figures = str(Path(sys.executable).with_name("audiotag")), {}
     for processes in 1, 2:
         out = tmp_path / str(processes)
-        done = launched(processes, command, "train", "urbansound8k", "--data", str(data), "--out", str(out), "--epochs", "24", "--set", "crop_seconds=1", "--set", "bs=16", "--json")
+        done = launched(
+            processes,
+            command,
+            "train",
+            "urbansound8k",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            "--epochs",
+            "24",
+            "--set",
+            "crop_seconds=1",
+            "--set",
+            "bs=16",
+            "--json",
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         figures[processes] = json.loads(done.stdout)["metrics"]  # one document: nobody else prints
         assert done.stderr.count("train_loss") == 24
-        assert (out / "model.onnx").exists() and sorted(p.name for p in tmp_path.iterdir()) == [str(p) for p in range(1, processes + 1)]
+        assert (out / "model.onnx").exists() and sorted(p.name for p in tmp_path.iterdir()) == [
+            str(p) for p in range(1, processes + 1)
+        ]
     assert figures[1]["clips"] == figures[2]["clips"]
     assert abs(figures[1]["accuracy"] - figures[2]["accuracy"]) <= 0.25, figures  # of 20 clips: two standard errors
     assert min(f["accuracy"] for f in figures.values()) >= 0.3, figures  # three times chance

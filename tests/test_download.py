@@ -1,4 +1,5 @@
 """Downloads over a line that does everything wrong: a server on loopback plays each fault, and each test names what the user reads."""
+
 import hashlib
 import io
 import json
@@ -34,8 +35,13 @@ def urban(clips: int = 30, size: int = 20_000, seed: int = 0, extra: tuple = ())
     "A small archive in the shape of UrbanSound8K's"
     rng, out = random.Random(seed), io.BytesIO()
     rows = [(f"{1000+i}-3-0-0.wav", i % 10 + 1) for i in range(clips)]
-    table = ["slice_file_name,fsID,start,end,salience,fold,classID,class", *(f"{n},{n[:4]},0,4,1,{f},3,dog_bark" for n, f in rows)]
-    files = [(f"audio/fold{f}/{n}", rng.randbytes(size)) for n, f in rows] + [("metadata/UrbanSound8K.csv", "\n".join(table).encode())]
+    table = [
+        "slice_file_name,fsID,start,end,salience,fold,classID,class",
+        *(f"{n},{n[:4]},0,4,1,{f},3,dog_bark" for n, f in rows),
+    ]
+    files = [(f"audio/fold{f}/{n}", rng.randbytes(size)) for n, f in rows] + [
+        ("metadata/UrbanSound8K.csv", "\n".join(table).encode())
+    ]
     with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as packed:
         for name, content in files:
             info = tarfile.TarInfo(f"UrbanSound8K/{name}")
@@ -103,19 +109,29 @@ def publish(server, content: bytes, name: str = NAME, kind: str = "md5", tag: st
     server.files["checksums.txt"] = f"{hashlib.new(kind, content).hexdigest()}  {name}\n".encode()
 
 
-def get(server, data: Path, **kw) -> Path: return download("urbansound8k", data, mirror=server.url, progress=False, **kw)
+def get(server, data: Path, **kw) -> Path:
+    return download("urbansound8k", data, mirror=server.url, progress=False, **kw)
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def whole(folder: Path) -> bool:
     "Everything of `urban()`, and nothing else, in it and beside it"
     with tarfile.open(fileobj=io.BytesIO(urban())) as packed:
-        right = {m.name.removeprefix("UrbanSound8K/"): hashlib.md5(packed.extractfile(m).read()).hexdigest() for m in packed}
+        right = {
+            m.name.removeprefix("UrbanSound8K/"): hashlib.md5(packed.extractfile(m).read()).hexdigest() for m in packed
+        }
     beside = {p.name for p in folder.parent.iterdir()}
-    return {n: h for n, h in tree(folder).items() if n != module.MARKER} == right and beside == {"UrbanSound8K", ".urbansound8k.lock"}
+    return {n: h for n, h in tree(folder).items() if n != module.MARKER} == right and beside == {
+        "UrbanSound8K",
+        ".urbansound8k.lock",
+    }
 
 
 def fails(server, data: Path, *words: str, **kw) -> None:
@@ -150,7 +166,13 @@ def test_busy_for_a_while(server, tmp_path):
 
 def test_busy_for_good(server, tmp_path):
     server.always = {"status": 503}
-    fails(server, tmp_path, NAME, "answers 503 Service Unavailable, 4 times in a row", "try again later, what has arrived is kept")
+    fails(
+        server,
+        tmp_path,
+        NAME,
+        "answers 503 Service Unavailable, 4 times in a row",
+        "try again later, what has arrived is kept",
+    )
 
 
 def test_retry_after_is_obeyed(server, tmp_path):
@@ -169,7 +191,10 @@ def test_drops_and_is_resumed(server, tmp_path):
     server.faults = [{"drop": 100_000}]*4
     assert whole(get(server, tmp_path))
     assert server.sent == len(server.files[NAME])+len(server.files["checksums.txt"]), "not a byte came twice"
-    assert [r for m, n, r, _ in server.log if m == "GET" and n == NAME] == [None, *(f"bytes={i}00000-" for i in (1, 2, 3, 4))]
+    assert [r for m, n, r, _ in server.log if m == "GET" and n == NAME] == [
+        None,
+        *(f"bytes={i}00000-" for i in (1, 2, 3, 4)),
+    ]
 
 
 def test_drops_over_and_over(server, tmp_path):
@@ -202,13 +227,21 @@ def test_slow_but_steady(server, tmp_path, monkeypatch):
 
 def test_wrong_bytes(server, tmp_path):
     server.always = {"corrupt": True}
-    fails(server, tmp_path, f"{NAME} arrived whole, but not with the checksum md5:", "the server has other bytes, try another --mirror")
+    fails(
+        server,
+        tmp_path,
+        f"{NAME} arrived whole, but not with the checksum md5:",
+        "the server has other bytes, try another --mirror",
+    )
     server.always = {}
     assert whole(get(server, tmp_path))
 
 
 def test_no_ranges(server, tmp_path):
-    server.faults, server.always = [{"drop": 100_000, "no_range": True}, {"drop": 200_000, "no_range": True}], {"no_range": True}
+    server.faults, server.always = (
+        [{"drop": 100_000, "no_range": True}, {"drop": 200_000, "no_range": True}],
+        {"no_range": True},
+    )
     assert whole(get(server, tmp_path))
 
 
@@ -220,7 +253,9 @@ def test_changed_between_two_tries(server, tmp_path):
     publish(server, urban(), tag='"2"')
     server.always = {}
     assert whole(get(server, tmp_path))
-    assert (server.log[-1][2], server.sent > len(urban())) == ("bytes=100000-", True), "asked for the rest, and got all of the new one"
+    assert (server.log[-1][2], server.sent > len(urban())) == ("bytes=100000-", True), (
+        "asked for the rest, and got all of the new one"
+    )
 
 
 def test_changed_and_the_server_does_not_say(server, tmp_path):
@@ -259,11 +294,17 @@ def test_checksums_without_the_file(server, tmp_path):
 
 def test_checksums_are_a_web_page(server, tmp_path):
     server.files["checksums.txt"] = b"<!doctype html>\n<title>Log in</title>"
-    fails(server, tmp_path, "checksums.txt has the line '<!doctype html>': each must be a checksum, two spaces and a file name")
+    fails(
+        server,
+        tmp_path,
+        "checksums.txt has the line '<!doctype html>': each must be a checksum, two spaces and a file name",
+    )
 
 
 def test_nobody_there(server, tmp_path):
-    with pytest.raises(DownloadError, match=r"checksums.txt: 127.0.0.1:9 can't be reached, or hangs up, 4 times in a row"):
+    with pytest.raises(
+        DownloadError, match=r"checksums.txt: 127.0.0.1:9 can't be reached, or hangs up, 4 times in a row"
+    ):
         download("urbansound8k", tmp_path, mirror="http://127.0.0.1:9", progress=False)
     assert not (tmp_path/"UrbanSound8K").exists()
 
@@ -285,7 +326,10 @@ def limited(server, data: Path, most: int) -> subprocess.CompletedProcess:
 
 def test_no_room_for_the_archive(server, tmp_path):
     done = limited(server, tmp_path, 200_000)
-    assert "DownloadError: the disk is full (File too large) while writing to" in done.stderr and f"{NAME}.part" in done.stderr
+    assert (
+        "DownloadError: the disk is full (File too large) while writing to" in done.stderr
+        and f"{NAME}.part" in done.stderr
+    )
     assert "free some space and run this again, it goes on from there" in done.stderr
     server.sent = 0
     assert whole(get(server, tmp_path))
@@ -296,7 +340,12 @@ def test_no_room_for_the_archive(server, tmp_path):
 def small_disk(tmp_path):
     disk = tmp_path/"disk"
     disk.mkdir()
-    if shutil.which("mount") is None or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False).returncode:
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("mounting a small disk takes root")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
@@ -304,7 +353,12 @@ def small_disk(tmp_path):
 
 def test_disk_fills_up_while_fetching(server, small_disk):
     server.faults = [{"call": lambda: (small_disk/"film").write_bytes(bytes(2_800_000))}]
-    fails(server, small_disk, "the disk is full (No space left on device) while writing to", ".part: free some space and run this again")
+    fails(
+        server,
+        small_disk,
+        "the disk is full (No space left on device) while writing to",
+        ".part: free some space and run this again",
+    )
     (small_disk/"film").unlink()
     assert whole(get(server, small_disk))
 
@@ -314,7 +368,10 @@ def test_disk_fills_up_while_unpacking(server, small_disk):
     with tarfile.open(fileobj=out) as packed: rows = packed.extractfile("UrbanSound8K/metadata/UrbanSound8K.csv").read()
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, size, content in (("audio/fold1/a.wav", zeros, io.BytesIO(bytes(zeros))), ("metadata/UrbanSound8K.csv", len(rows), io.BytesIO(rows))):
+        for name, size, content in (
+            ("audio/fold1/a.wav", zeros, io.BytesIO(bytes(zeros))),
+            ("metadata/UrbanSound8K.csv", len(rows), io.BytesIO(rows)),
+        ):
             info = tarfile.TarInfo(f"UrbanSound8K/{name}")
             info.size = size
             tar.addfile(info, content)
@@ -329,7 +386,10 @@ def test_disk_fills_up_while_unpacking(server, small_disk):
 
 def test_folder_that_cannot_be_written(server, tmp_path):
     (tmp_path/"data").write_text("a file")
-    with pytest.raises(DownloadError, match="data can't be written .*: check its permissions, or choose another --data"): get(server, tmp_path/"data")
+    with pytest.raises(
+        DownloadError, match="data can't be written .*: check its permissions, or choose another --data"
+    ):
+        get(server, tmp_path / "data")
 
 
 # --- archives that do harm
@@ -375,7 +435,7 @@ def test_another_data_set(server, tmp_path):
 
 # --- killed, twice at once, by hand
 
-KILLER = '''
+KILLER = """
 import hashlib, json, os, random, signal, sys, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -433,11 +493,17 @@ for i, moment in enumerate(moments):
     out["stages"].append([killed, there, there and tree(data/"UrbanSound8K") == tree(base/"clean"/"UrbanSound8K")])
     out["ends"].append(finish(start(data)) == 0 and tree(data) == right)
 print(json.dumps(out))
-'''
+"""
 
 
 def killed(server, folder: Path, *args) -> dict:
-    done = subprocess.run([sys.executable, "-c", KILLER, server.url, str(folder), *map(str, args)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, server.url, str(folder), *map(str, args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -456,18 +522,25 @@ def test_killed_at_every_kind_of_step(server, tmp_path):
     assert out["ends"] == [True]*len(out["moments"])
     assert all(same for _, there, same in out["stages"] if there)
     assert all(was for was, *_ in out["stages"])
-    assert [there for _, there, _ in out["stages"]] == sorted(there for _, there, _ in out["stages"]), "absent up to one moment, there from then on"
+    assert [there for _, there, _ in out["stages"]] == sorted(there for _, there, _ in out["stages"]), (
+        "absent up to one moment, there from then on"
+    )
     assert not out["stages"][0][1] and out["stages"][-1][1]
 
 
 def test_two_at_once(server, tmp_path):
     server.always = {"step": 30_000, "pause": .02}
     code = f"from audiotag.download import download; print(download('urbansound8k', {str(tmp_path)!r}, mirror={server.url!r}))"
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     said = [p.communicate(timeout=60) for p in both]
     assert [p.returncode for p in both] == [0, 0], said
     assert whole(tmp_path/"UrbanSound8K")
-    assert server.sent == len(server.files[NAME])+len(server.files["checksums.txt"]), "one of them fetched, the other one waited"
+    assert server.sent == len(server.files[NAME]) + len(server.files["checksums.txt"]), (
+        "one of them fetched, the other one waited"
+    )
 
 
 def test_archives_kept_and_used_again(server, tmp_path):
@@ -496,19 +569,32 @@ def test_half_a_data_set_by_hand(server, tmp_path):
     assert get(server, tmp_path) == folder, "whole, though not from here"
     clip = next(folder.rglob("*.wav"))
     clip.unlink()
-    with pytest.raises(DownloadError, match=r"UrbanSound8K lacks 1 of its 30 files: put them there, or move the folder away"): get(server, tmp_path)
+    with pytest.raises(
+        DownloadError, match=r"UrbanSound8K lacks 1 of its 30 files: put them there, or move the folder away"
+    ):
+        get(server, tmp_path)
     assert len(list(folder.rglob("*.wav"))) == 29, "nothing of it was touched"
     shutil.rmtree(folder/"metadata")
-    with pytest.raises(DownloadError, match="is there, but can't be read as UrbanSound8K .*: move it away and run this again"): get(server, tmp_path)
+    with pytest.raises(
+        DownloadError, match="is there, but can't be read as UrbanSound8K .*: move it away and run this again"
+    ):
+        get(server, tmp_path)
 
 
 def test_kaggles_files_by_hand(tmp_path):
     folder = tmp_path/"FSDKaggle2018"
     folder.mkdir()
-    for part, table, row in (("train", "train.csv", "fname,label,manually_verified\na.wav,Bark,1\n"),
-            ("test", "test_post_competition.csv", "fname,label,usage,freesound_id,license\nb.wav,Bark,Public,7,Attribution\nc.wav,None,Ignored,8,Attribution\n")):
-        (folder/table).write_text(row)
-        with zipfile.ZipFile(folder/f"audio_{part}.zip", "w") as packed: packed.writestr(f"audio_{part}/{'a' if part == 'train' else 'b'}.wav", b"sound")
+    for part, table, row in (
+        ("train", "train.csv", "fname,label,manually_verified\na.wav,Bark,1\n"),
+        (
+            "test",
+            "test_post_competition.csv",
+            "fname,label,usage,freesound_id,license\nb.wav,Bark,Public,7,Attribution\nc.wav,None,Ignored,8,Attribution\n",
+        ),
+    ):
+        (folder / table).write_text(row)
+        with zipfile.ZipFile(folder / f"audio_{part}.zip", "w") as packed:
+            packed.writestr(f"audio_{part}/{'a' if part == 'train' else 'b'}.wav", b"sound")
     assert download("fsdkaggle2018", tmp_path, mirror="http://127.0.0.1:9", progress=False) == folder
     assert tree(folder).keys() >= {"audio_train/a.wav", "audio_test/b.wav", "audio_train.zip"}
     assert [p.name for p in tmp_path.iterdir() if "lock" not in p.name] == ["FSDKaggle2018"]
@@ -519,33 +605,62 @@ def test_kaggles_files_by_hand(tmp_path):
 def test_record_of_zenodo(server, monkeypatch):
     "pooch reads the record; what it says must be what is frozen"
     sums = {a.name: a.checksum.removeprefix("md5:") for a in module.REGISTRY["urbansound8k"].archives}
-    def record(**changed): server.files["records.json"] = json.dumps({"files": [{"key": n, "checksum": f"md5:{s}", "links": {}} for n, s in (sums | changed).items()]}).encode()
+
+    def record(**changed):
+        server.files["records.json"] = json.dumps(
+            {"files": [{"key": n, "checksum": f"md5:{s}", "links": {}} for n, s in (sums | changed).items()]}
+        ).encode()
+
     monkeypatch.setattr(pooch.downloaders, "doi_to_url", lambda doi, **kw: "https://zenodo.org/records/records.json")
     monkeypatch.setattr(pooch.downloaders.ZenodoRepository, "base_api_url", server.url)
     record()
     assert module._record("10.5281/zenodo.1203745") == {NAME: f"md5:{sums[NAME]}"}
     assert module._sums("urbansound8k", None, print) == {NAME: f"md5:{sums[NAME]}"}
     record(**{NAME: "0"*32})
-    with pytest.raises(DownloadError, match=f"{NAME}: its record says md5:0000.* and audiotag md5:9aa6.*: update audiotag"): module._sums("urbansound8k", None, print)
+    with pytest.raises(
+        DownloadError, match=f"{NAME}: its record says md5:0000.* and audiotag md5:9aa6.*: update audiotag"
+    ):
+        module._sums("urbansound8k", None, print)
     monkeypatch.setattr(pooch.downloaders.ZenodoRepository, "base_api_url", "http://127.0.0.1:9")
     assert module._sums("urbansound8k", None, print) == {NAME: f"md5:{sums[NAME]}"}, "out of reach is no reason to stop"
 
 
 def test_inside_of_esc50(server, tmp_path, monkeypatch):
-    files = {"audio/1-1-A-0.wav": b"woof", "meta/esc50.csv": b"filename,fold,target,category,esc10,src_file,take\n1-1-A-0.wav,1,0,dog,True,1,A\n", "README.md": b"# ESC-50"}
+    files = {
+        "audio/1-1-A-0.wav": b"woof",
+        "meta/esc50.csv": b"filename,fold,target,category,esc10,src_file,take\n1-1-A-0.wav,1,0,dog,True,1,A\n",
+        "README.md": b"# ESC-50",
+    }
     blob = lambda content: hashlib.sha1(b"blob %d\0" % len(content)+content).hexdigest()
     def publish_zip(**changed):
         with zipfile.ZipFile(out := io.BytesIO(), "w") as packed:
             for name, content in (files | changed).items(): packed.writestr(f"ESC-50-33c8ce9/{name}", content)
         server.files["33c8ce9.zip"] = out.getvalue()
-    server.files["tree.json"] = json.dumps({"tree": [{"path": n, "type": "blob", "sha": blob(c)} for n, c in files.items()] + [{"path": "audio", "type": "tree", "sha": ""}]}).encode()
+
+    server.files["tree.json"] = json.dumps(
+        {
+            "tree": [{"path": n, "type": "blob", "sha": blob(c)} for n, c in files.items()]
+            + [{"path": "audio", "type": "tree", "sha": ""}]
+        }
+    ).encode()
     real = module.REGISTRY["esc50"]
-    monkeypatch.setitem(module.REGISTRY, "esc50", real._replace(listing=f"{server.url}/tree.json", archives=(real.archives[0]._replace(url=f"{server.url}/33c8ce9.zip"),)))
+    monkeypatch.setitem(
+        module.REGISTRY,
+        "esc50",
+        real._replace(
+            listing=f"{server.url}/tree.json", archives=(real.archives[0]._replace(url=f"{server.url}/33c8ce9.zip"),)
+        ),
+    )
     publish_zip(**{"audio/1-1-A-0.wav": b"meow"})
-    with pytest.raises(DownloadError, match=r"differs from its commit in 1 files \(audio/1-1-A-0.wav, ...\): fetch it again"): download("esc50", tmp_path, progress=False)
+    with pytest.raises(
+        DownloadError, match=r"differs from its commit in 1 files \(audio/1-1-A-0.wav, ...\): fetch it again"
+    ):
+        download("esc50", tmp_path, progress=False)
     assert not (tmp_path/"ESC-50").exists()
     publish_zip()
-    assert tree(download("esc50", tmp_path, progress=False)).keys() == {*files, module.MARKER}, "the bad archive was not used again"
+    assert tree(download("esc50", tmp_path, progress=False)).keys() == {*files, module.MARKER}, (
+        "the bad archive was not used again"
+    )
 
 
 # --- what a person sees
@@ -569,8 +684,12 @@ def in_terminal(code: str) -> str:
 
 def test_terminal_shows_terms_rate_and_time_left(server, tmp_path):
     server.always = {"step": 50_000, "pause": .05}
-    said = in_terminal(f"from audiotag.download import download; download('urbansound8k', {str(tmp_path)!r}, mirror={server.url!r})")
-    title, licence, cite = (said.index(word) for word in ("UrbanSound8K: 0.00 GB from 127.0.0.1", "licence: CC BY-NC", "cite: J. Salamon"))
+    said = in_terminal(
+        f"from audiotag.download import download; download('urbansound8k', {str(tmp_path)!r}, mirror={server.url!r})"
+    )
+    title, licence, cite = (
+        said.index(word) for word in ("UrbanSound8K: 0.00 GB from 127.0.0.1", "licence: CC BY-NC", "cite: J. Salamon")
+    )
     bar = said.index("B/s")
     assert title < licence < cite < bar
     assert f"{NAME}:" in said and "%|" in said and re.search(r"<00:0\d, +[\d.]+[kM]?B/s", said)
@@ -590,14 +709,22 @@ def test_mirror_from_the_environment(server, tmp_path, monkeypatch):
 
 def command(server, data: Path, *args) -> subprocess.CompletedProcess:
     code = "from audiotag import download; download.WAITS = (.01, .01); from audiotag.cli import main; main()"
-    return subprocess.run([sys.executable, "-c", code, "data", "urbansound8k", "--data", str(data), "--mirror", server.url, *args], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code, "data", "urbansound8k", "--data", str(data), "--mirror", server.url, *args],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_command(server, tmp_path):
     server.always = {"status": 503}
     done = command(server, tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith(f"audiotag: {NAME}: 127.0.0.1") and "answers 503 Service Unavailable" in done.stderr
+    assert (
+        done.stderr.splitlines()[-1].startswith(f"audiotag: {NAME}: 127.0.0.1")
+        and "answers 503 Service Unavailable" in done.stderr
+    )
     assert "Traceback" not in done.stderr and not (tmp_path/"UrbanSound8K").exists()
     server.always = {}
     done = command(server, tmp_path, "--keep-archives")

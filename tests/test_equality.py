@@ -1,4 +1,5 @@
 "The learner and the tagger give the same logits, for every architecture, with weights that have learnt; on real clips: benchmarks/equality.py"
+
 import json
 import os
 import subprocess
@@ -27,7 +28,14 @@ def test_both_halves_of_a_bundle_agree(arch, clips, tmp_path):
     bundle = train_bundle(arch, clips.iloc[::2], tmp_path, epochs=10, bs=8)
     code = "import sys, json; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from equality import compare; print(json.dumps(compare(Path(sys.argv[2]), json.load(sys.stdin))))"
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(ROOT / "benchmarks"), str(bundle)], input=json.dumps(clips.path[1:40:2].tolist()), env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(ROOT / "benchmarks"), str(bundle)],
+        input=json.dumps(clips.path[1:40:2].tolist()),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["with_several_crops"] >= 5 and found["clips"] == 20

@@ -22,9 +22,15 @@ def tree(module): return ast.parse((ROOT/"audiotag"/f"{module}.py").read_text())
 def imported(module):
     "Modules of ours that this one needs to run; not those that are named in annotations alone"
     body = tree(module)
-    typing = {id(node) for block in body.body if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING" for node in ast.walk(block)}
+    typing = {
+        id(node)
+        for block in body.body
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
     for node in (node for node in ast.walk(body) if id(node) not in typing):
-        if isinstance(node, ast.Import): yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("audiotag."))
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("audiotag."))
         elif isinstance(node, ast.ImportFrom):
             name = (node.module or "") if node.level else (node.module or "").removeprefix("audiotag").lstrip(".")
             if node.level or (node.module or "").split(".")[0] == "audiotag":
@@ -45,10 +51,28 @@ def test_the_notebooks_are_a_table_of_contents():
 
 def test_every_module_named_in_a_string_exists():
     "Commands for other processes name modules in strings, which no import checker reads"
-    known = {p.stem for p in (ROOT/"audiotag").glob("*.py")} | {"json", "nothing"}  # a marker file, and a module that a test misses
-    files = [*(p for folder, kind in (("audiotag", "[!_]*.py"), ("tests", "*.py"), ("benchmarks", "*.py"), ("nbs", "*.ipynb")) for p in (ROOT/folder).glob(kind)),
-             *(ROOT/name for name in ("README.md", "CONTRIBUTING.md", "settings.ini", "ruff.toml", "setup.py", "app.py"))]
-    named = {(file.name, a or b) for file in files for a, b in re.findall(r"\baudiotag(?:\.([a-z]\w+)|/(\w+)\.py)\b", file.read_text())}
+    known = {p.stem for p in (ROOT / "audiotag").glob("*.py")} | {
+        "json",
+        "nothing",
+    }  # a marker file, and a module that a test misses
+    files = [
+        *(
+            p
+            for folder, kind in (
+                ("audiotag", "[!_]*.py"),
+                ("tests", "*.py"),
+                ("benchmarks", "*.py"),
+                ("nbs", "*.ipynb"),
+            )
+            for p in (ROOT / folder).glob(kind)
+        ),
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "settings.ini", "ruff.toml", "setup.py", "app.py")),
+    ]
+    named = {
+        (file.name, a or b)
+        for file in files
+        for a, b in re.findall(r"\baudiotag(?:\.([a-z]\w+)|/(\w+)\.py)\b", file.read_text())
+    }
     assert {(file, module) for file, module in named if module not in known} == set()
 
 @pytest.mark.parametrize("module", order())
@@ -56,8 +80,20 @@ def test_functions_are_short_and_exports_say_what_they_do(module):
     body = tree(module)
     functions = [n for n in ast.walk(body) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert [f.name for f in functions if f.end_lineno-f.lineno+1 > 40] == []
-    exported = next((ast.literal_eval(n.value) for n in body.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"), [])
-    assert [n.name for n in body.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in exported and not ast.get_docstring(n)] == []
+    exported = next(
+        (
+            ast.literal_eval(n.value)
+            for n in body.body
+            if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
+        ),
+        [],
+    )
+    assert [
+        n.name
+        for n in body.body
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in exported and not ast.get_docstring(n)
+    ] == []
+
 
 def test_the_readme_is_short_and_names_every_notebook():
     text = (ROOT/"README.md").read_text()

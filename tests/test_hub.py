@@ -24,7 +24,8 @@ class Hub(BaseHTTPRequestHandler):
     def answer(self, body=b"", status=200, **headers):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items(): self.send_header(name.replace("_", "-"), value)
+        for name, value in {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD": self.wfile.write(body)
 
@@ -32,22 +33,44 @@ class Hub(BaseHTTPRequestHandler):
         self.asked.append(f"{self.command} {self.path}")
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
         repo = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
-        if repo not in self.files: return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        if repo not in self.files:
+            return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
         files = self.files[repo]
         if parts[0] == "api":
-            entries = [{"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()} for name, data in files.items()]
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in files.items()
+            ]
             if "tree" in parts: return self.answer(entries)
-            return self.answer({"_id": "1", "id": repo, "modelId": repo, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files]})
+            return self.answer(
+                {
+                    "_id": "1",
+                    "id": repo,
+                    "modelId": repo,
+                    "sha": COMMIT,
+                    "private": False,
+                    "tags": [],
+                    "downloads": 0,
+                    "likes": 0,
+                    "siblings": [{"rfilename": name} for name in files],
+                }
+            )
         name = "/".join(parts[4:])
         if name not in files: return self.answer({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
-        self.answer(files[name], ETag=f'"{hashlib.sha1(files[name]).hexdigest()}"', X_Repo_Commit=COMMIT, Content_Type="application/octet-stream")
+        self.answer(
+            files[name],
+            ETag=f'"{hashlib.sha1(files[name]).hexdigest()}"',
+            X_Repo_Commit=COMMIT,
+            Content_Type="application/octet-stream",
+        )
 
     do_GET = do_HEAD = handle_get
 
     def do_POST(self):
         self.asked.append(f"POST {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Authorization") != "Bearer hf_secret": return self.answer({"error": "Invalid credentials"}, 401)
+        if self.headers.get("Authorization") != "Bearer hf_secret":
+            return self.answer({"error": "Invalid credentials"}, 401)
         path = urlsplit(self.path).path
         repo = "/".join(path.split("/")[3:5])
         if path == "/api/repos/create":
@@ -55,10 +78,26 @@ class Hub(BaseHTTPRequestHandler):
             self.files.setdefault(repo, {})
             return self.answer({"url": f"http://{self.headers['Host']}/{repo}", "id": repo, "name": repo})
         if path == "/api/validate-yaml": return self.answer({"errors": [], "warnings": []})
-        if "preupload" in path: return self.answer({"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]], "commitOid": COMMIT})
+        if "preupload" in path:
+            return self.answer(
+                {
+                    "files": [
+                        {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
+                    ],
+                    "commitOid": COMMIT,
+                }
+            )
         for line in map(json.loads, body.splitlines()):
-            if line["key"] == "file": self.files[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-        self.answer({"success": True, "commitOid": COMMIT, "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{COMMIT}", "hookOutput": ""})
+            if line["key"] == "file":
+                self.files[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        self.answer(
+            {
+                "success": True,
+                "commitOid": COMMIT,
+                "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{COMMIT}",
+                "hookOutput": "",
+            }
+        )
 
 
 @pytest.fixture()
@@ -69,7 +108,14 @@ def hub(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     from huggingface_hub import constants
-    for name, value in {"ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": True, "HF_TOKEN_PATH": str(tmp_path / "no-token"), "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}"}.items():
+
+    for name, value in {
+        "ENDPOINT": address,
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+    }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -113,7 +159,8 @@ def test_errors_are_one_line_each(hub, bundle, monkeypatch):
     from audiotag.export import publish_bundle
     from audiotag.tagger import Tagger
     told = []
-    with pytest.raises(BundleError, match="neither a folder here nor a model on the hub") as e: Tagger.load("ann/nothing")
+    with pytest.raises(BundleError, match="neither a folder here nor a model on the hub") as e:
+        Tagger.load("ann/nothing")
     told.append(str(e.value))
     Hub.files["ann/other"] = {"README.md": b"no tagger"}
     with pytest.raises(BundleError, match="config.json is missing") as e: Tagger.load("ann/other")

@@ -1,4 +1,5 @@
 "What a notebook can't test of `audiotag.models`: every export, fresh processes, no network, a server that lies, hostile files"
+
 import functools
 import hashlib
 import http.server
@@ -22,21 +23,35 @@ from audiotag.mel import EFFICIENTAT, SpectrogramConfig
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"     # nothing listens there
-FAST, SLOW = ("wave1d",), ("mn04", "xresnet_small", "xresnet18", "crnn", "mn10", "resnet18", "convnext_atto", "efficientnet_b0")
+FAST, SLOW = (
+    ("wave1d",),
+    ("mn04", "xresnet_small", "xresnet18", "crnn", "mn10", "resnet18", "convnext_atto", "efficientnet_b0"),
+)
 ALL = ("xresnet_small", "mn04", "crnn", "wave1d", "resnet10t")
 
 
 def example(arch, clips=2, frames=150):
     "A batch for `arch`: random spectrograms, or as many waveform samples"
     config = default_config(arch)
-    return torch.randn(clips, 1, frames*320)*.1 if config.kind == "wave" else torch.rand(clips, 1, config.n_mels, frames)
+    return (
+        torch.randn(clips, 1, frames * 320) * 0.1
+        if config.kind == "wave"
+        else torch.rand(clips, 1, config.n_mels, frames)
+    )
 
 
 def fresh(code, **env):
     "Run code in a new process, outside the repository"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd="/", timeout=120,
-                          env=os.environ | {"PYTHONPATH": path} | {k: str(v) for k, v in env.items()}, check=False)
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path} | {k: str(v) for k, v in env.items()},
+        check=False,
+    )
 
 
 # ---- ONNX ----
@@ -49,7 +64,9 @@ def exported(net, x):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             axes = {0: torch.export.Dim.DYNAMIC, x.ndim - 1: torch.export.Dim.DYNAMIC}
-            program = torch.onnx.export(net, (x,), dynamo=True, dynamic_shapes=(axes,), input_names=["x"], verbose=False)
+            program = torch.onnx.export(
+                net, (x,), dynamo=True, dynamic_shapes=(axes,), input_names=["x"], verbose=False
+            )
     finally: logging.disable(logging.NOTSET)
     buffer = io.BytesIO()
     program.save(buffer)
@@ -60,8 +77,12 @@ def exported(net, x):
 def test_onnx_agrees_for_any_batch_and_length(arch):
     torch.manual_seed(0)
     net = create_model(arch, 7, default_config(arch))
-    for m in net.modules():     # as after training: at the start, some blocks of fastai's pass nothing on, and deep nets fade
-        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): torch.nn.init.uniform_(m.weight, .5, 1.5); m.momentum = 1.
+    for (
+        m
+    ) in net.modules():  # as after training: at the start, some blocks of fastai's pass nothing on, and deep nets fade
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.uniform_(m.weight, 0.5, 1.5)
+            m.momentum = 1.0
     torch.nn.init.normal_(net.head.weight)
     with torch.no_grad(): net(example(arch, 4, 100))
     net.eval()
@@ -78,7 +99,9 @@ def test_onnx_of_three_channels():
     net = create_model("xresnet_small", 4, SpectrogramConfig(kind="delta")).eval()
     x = torch.rand(2, 3, 128, 100)
     session = exported(net, x)
-    assert abs(session.run(None, {"x": x[:1, ..., :60].numpy()})[0] - net(x[:1, ..., :60]).detach().numpy()).max() < 1e-4
+    assert (
+        abs(session.run(None, {"x": x[:1, ..., :60].numpy()})[0] - net(x[:1, ..., :60]).detach().numpy()).max() < 1e-4
+    )
 
 
 # ---- one contract for all ----
@@ -110,9 +133,13 @@ def test_a_click_does_not_overflow_in_half_precision():
 def test_a_fresh_process_makes_the_same_networks(tmp_path):
     for arch in ("xresnet_small", "mn04"):
         net, x = create_model(arch, 5, default_config(arch), dropout=.1).eval(), example(arch, 1, 80)
-        torch.save({"arch": net.arch, "kwargs": net.kwargs, "state": net.state_dict(), "x": x, "y": net(x).detach()}, tmp_path/f"{arch}.pt")
+        torch.save(
+            {"arch": net.arch, "kwargs": net.kwargs, "state": net.state_dict(), "x": x, "y": net(x).detach()},
+            tmp_path / f"{arch}.pt",
+        )
         (tmp_path/f"{arch}.pkl").write_bytes(pickle.dumps(net))
-    done = fresh("""if 1:
+    done = fresh(
+        """if 1:
         import os, pathlib, pickle, torch
         from audiotag.models import audioset_labels, create_model, default_config
         for path in sorted(pathlib.Path(os.environ["FOLDER"]).glob("*.pt")):
@@ -121,7 +148,9 @@ def test_a_fresh_process_makes_the_same_networks(tmp_path):
             net.load_state_dict(saved["state"])
             for it in (net, pickle.loads(path.with_suffix(".pkl").read_bytes())): print(float((it(saved["x"]) - saved["y"]).abs().max()) < 1e-5)
         print(len(audioset_labels()))   # package data, found from outside the repository
-        """, FOLDER=tmp_path)
+        """,
+        FOLDER=tmp_path,
+    )
     assert done.stdout.split() == ["True"]*4 + ["527"], done.stderr
 
 
@@ -138,7 +167,9 @@ def test_freezing_with_fastai_trains_the_head_alone():
     learn.freeze()
     before = [p.detach().clone() for group in split_params(net) for p in group]
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-    moved = [not torch.equal(a, b) for a, b in zip(before, (p for group in split_params(net) for p in group), strict=True)]
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before, (p for group in split_params(net) for p in group), strict=True)
+    ]
     assert moved == [False]*(len(moved) - 2) + [True]*2
 
 
@@ -192,8 +223,9 @@ def test_weights_are_fetched_once_and_held_to_their_hash(server, tmp_path, monke
         got = create_model("mn04", 527, EFFICIENTAT, weights="pretrained").eval()
         assert torch.equal(got(x), net(x))
         (tmp_path/"www"/"w.pt").unlink(missing_ok=True)      # the second time it comes from the cache
-    (tmp_path/"cache"/"w.pt").write_bytes(b"rotten")         # and a rotten cache is fetched again
-    with pytest.raises(AudiotagError, match="could not be fetched"): create_model("mn04", 527, EFFICIENTAT, weights="pretrained")
+    (tmp_path/"cache"/"w.pt").write_bytes(b"rotten")  # and a rotten cache is fetched again
+    with pytest.raises(AudiotagError, match="could not be fetched"):
+        create_model("mn04", 527, EFFICIENTAT, weights="pretrained")
 
 
 @pytest.mark.parametrize("content", [b"<html>rate limited</html>", None])
@@ -209,7 +241,8 @@ def test_a_server_that_lies_or_lacks_the_file(server, content, tmp_path, monkeyp
 def test_offline_audioset_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
     monkeypatch.setitem(models.EFFICIENTAT_WEIGHTS, "mn04", (NOWHERE + "/w.pt", None))
-    with pytest.raises(AudiotagError, match="give the file as weights"): create_model("mn04", 10, EFFICIENTAT, weights="pretrained")
+    with pytest.raises(AudiotagError, match="give the file as weights"):
+        create_model("mn04", 10, EFFICIENTAT, weights="pretrained")
 
 
 @pytest.mark.parametrize("share", [.2, .999])
@@ -217,12 +250,14 @@ def test_a_truncated_local_file(share, tmp_path):
     published(create_model("mn04", 527, EFFICIENTAT), tmp_path/"whole.pt")
     whole = (tmp_path/"whole.pt").read_bytes()
     (tmp_path/"half.pt").write_bytes(whole[:int(len(whole)*share)])
-    with pytest.raises(AudiotagError, match="half.pt holds no whole PyTorch state dict"): create_model("mn04", 10, EFFICIENTAT, weights=tmp_path/"half.pt")
+    with pytest.raises(AudiotagError, match="half.pt holds no whole PyTorch state dict"):
+        create_model("mn04", 10, EFFICIENTAT, weights=tmp_path / "half.pt")
 
 
 def test_the_published_name_with_other_content(tmp_path):
     published(create_model("mn04", 527, EFFICIENTAT), tmp_path/"mn04_as_mAP_432.pt")
-    with pytest.raises(AudiotagError, match="sha256 is not the published one"): create_model("mn04", 10, EFFICIENTAT, weights=tmp_path/"mn04_as_mAP_432.pt")
+    with pytest.raises(AudiotagError, match="sha256 is not the published one"):
+        create_model("mn04", 10, EFFICIENTAT, weights=tmp_path / "mn04_as_mAP_432.pt")
 
 
 class Hostile:
@@ -234,5 +269,6 @@ class Hostile:
 @pytest.mark.parametrize("arch", ["mn04", "resnet10t"])
 def test_weights_run_no_code(arch, tmp_path):
     torch.save({"x": Hostile(tmp_path/"mark")}, tmp_path/"evil.pt")
-    with pytest.raises(AudiotagError, match=r"evil\.pt holds no"): create_model(arch, 10, default_config(arch), weights=tmp_path/"evil.pt")
+    with pytest.raises(AudiotagError, match=r"evil\.pt holds no"):
+        create_model(arch, 10, default_config(arch), weights=tmp_path / "evil.pt")
     assert not (tmp_path/"mark").exists()

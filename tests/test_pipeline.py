@@ -17,7 +17,9 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def ran(home):
-    done = subprocess.run([AUDIOTAG, "run", "--json"], cwd=home, check=False, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [AUDIOTAG, "run", "--json"], cwd=home, check=False, capture_output=True, text=True, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -25,19 +27,31 @@ def ran(home):
 def test_held_out_synthetic_clips_are_tagged(ran):
     rows = {row["data set"]: row for row in ran[0]["rows"]}
     assert rows["FSDKaggle2018"]["MAP@3"] >= 0.90
-    assert rows["UrbanSound8K"]["accuracy"] > 0.3  # ten classes: three times chance, on a fold of recordings it has not heard
+    assert (
+        rows["UrbanSound8K"]["accuracy"] > 0.3
+    )  # ten classes: three times chance, on a fold of recordings it has not heard
 
 
 def test_both_bundles_are_there_and_the_next_command_works(ran, home):
     command = ran[0]["next"].split()
-    done = subprocess.run([AUDIOTAG, *command[1:], "--json"], cwd=home, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [AUDIOTAG, *command[1:], "--json"], cwd=home, check=False, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0 and len(json.loads(done.stdout)["tags"]) == 3
     for name in ("synthetic-fsdkaggle2018", "synthetic-urbansound8k"):
-        assert {p.name for p in (home / "models" / name).iterdir()} == {"config.json", "model.onnx", "model.safetensors", "learner.pkl", "README.md"}
+        assert {p.name for p in (home / "models" / name).iterdir()} == {
+            "config.json",
+            "model.onnx",
+            "model.safetensors",
+            "learner.pkl",
+            "README.md",
+        }
 
 
 def test_a_second_run_says_what_it_reused(ran, home):
-    again = subprocess.run([AUDIOTAG, "run", "--json"], cwd=home, check=False, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(
+        [AUDIOTAG, "run", "--json"], cwd=home, check=False, capture_output=True, text=True, timeout=300
+    )
     assert again.returncode == 0
     assert again.stderr.count("reused") >= 4 and "epoch" not in again.stderr
     assert [row["MAP@3"] for row in json.loads(again.stdout)["rows"]] == [row["MAP@3"] for row in ran[0]["rows"]]
@@ -54,5 +68,13 @@ def test_shuffled_labels_teach_nothing(ran, home):
     rng = np.random.default_rng(0)
     table.loc[learnt, "label"] = rng.permutation(table.label[learnt].to_numpy())
     recipe = recipe_for({"crop_seconds": "2", "bs": "16", "epochs": "10"}, len(table))
-    figures = train(table, recipe, images=home / "data" / "synthetic-images" / "fsdkaggle2018", config=SpectrogramConfig(**SYNTHETIC), device="cpu")["metrics"]
-    assert figures["split"] == "test" and figures["accuracy"] < 0.25  # 12 classes: chance is 0.083, and 0.25 is six standard deviations above
+    figures = train(
+        table,
+        recipe,
+        images=home / "data" / "synthetic-images" / "fsdkaggle2018",
+        config=SpectrogramConfig(**SYNTHETIC),
+        device="cpu",
+    )["metrics"]
+    assert (
+        figures["split"] == "test" and figures["accuracy"] < 0.25
+    )  # 12 classes: chance is 0.083, and 0.25 is six standard deviations above

@@ -8,13 +8,38 @@ from pathlib import Path
 import soundfile as sf
 from tiny import save_tiny, tone
 
-HEAVY = ["torch", "torchaudio", "fastai", "fastcore", "fastxtend", "pandas", "matplotlib", "librosa", "sklearn", "scipy", "timm", "onnx", "onnxscript", "safetensors", "ray", "pyarrow", "gradio", "huggingface_hub"]
+HEAVY = [
+    "torch",
+    "torchaudio",
+    "fastai",
+    "fastcore",
+    "fastxtend",
+    "pandas",
+    "matplotlib",
+    "librosa",
+    "sklearn",
+    "scipy",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "ray",
+    "pyarrow",
+    "gradio",
+    "huggingface_hub",
+]
 SHOW = f"\nimport sys, json; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
 
 
 def heavy(code: str, *args) -> list[str]:
     "The heavy modules that are loaded after `code` has run in a fresh process"
-    done = subprocess.run([sys.executable, "-c", code + SHOW, *map(str, args)], capture_output=True, check=False, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
+    done = subprocess.run(
+        [sys.executable, "-c", code + SHOW, *map(str, args)],
+        capture_output=True,
+        check=False,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -28,7 +53,12 @@ def test_importing_loads_nothing_heavy():
 
 
 def test_importing_the_package_loads_not_even_numpy():
-    done = subprocess.run([sys.executable, "-c", "import sys, audiotag; print('numpy' in sys.modules, 'onnxruntime' in sys.modules)"], capture_output=True, check=False, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, audiotag; print('numpy' in sys.modules, 'onnxruntime' in sys.modules)"],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
     assert done.stdout.split() == ["False", "False"]
 
 

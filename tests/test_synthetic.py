@@ -24,7 +24,12 @@ from audiotag.synthetic import SAMPLE_RATE, example_clips, is_complete, make_syn
 MAKE = "import sys; from audiotag.synthetic import make_synthetic; make_synthetic(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
 
-def tree(folder): return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+def tree(folder):
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,11 @@ def three_numbers(path):
     "Duration in s, level in dB, spectral centroid in Hz"
     samples, rate = sf.read(path)
     power = np.abs(np.fft.rfft(samples, 1 << 16))**2
-    return len(samples)/rate, 10*np.log10(np.mean(samples**2)+1e-12), (np.fft.rfftfreq(1 << 16, 1/rate)*power).sum()/power.sum()
+    return (
+        len(samples) / rate,
+        10 * np.log10(np.mean(samples**2) + 1e-12),
+        (np.fft.rfftfreq(1 << 16, 1 / rate) * power).sum() / power.sum(),
+    )
 
 
 def shortcut(train, test):
@@ -43,7 +52,11 @@ def shortcut(train, test):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     x, held_out = (np.array([three_numbers(p) for p in part.path]) for part in (train, test))
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, train.label).score(held_out, test.label)
+    return (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        .fit(x, train.label)
+        .score(held_out, test.label)
+    )
 
 
 def test_fsd_layout_and_numbers(whole):
@@ -99,11 +112,18 @@ def test_there_is_something_to_learn(whole):
 
 def test_same_seed_same_bytes_in_a_fresh_process(tmp_path):
     make_synthetic(tmp_path/"here", 60, 20, progress=False)
-    run = subprocess.run([sys.executable, "-W", "error", "-c", MAKE, str(tmp_path/"there"), "60", "20"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", MAKE, str(tmp_path / "there"), "60", "20"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (run.returncode, run.stderr) == (0, "") # and no bar where there is no terminal
     assert tree(tmp_path/"here") == tree(tmp_path/"there")
     make_synthetic(tmp_path/"other", 60, 20, seed=1, progress=False)
-    assert not set(tree(tmp_path/"here").values()) & {h for f, h in tree(tmp_path/"other").items() if f.endswith(".wav")}
+    assert not set(tree(tmp_path / "here").values()) & {
+        h for f, h in tree(tmp_path / "other").items() if f.endswith(".wav")
+    }
 
 
 def test_second_call_touches_nothing(whole):
@@ -117,10 +137,13 @@ def test_second_call_touches_nothing(whole):
 def test_killed_half_way_is_redone(tmp_path, set_name, fsd, urban):
     process = subprocess.Popen([sys.executable, "-c", MAKE, str(tmp_path/"out"), str(fsd), str(urban)])
     deadline = time.time()+60
-    while len(list((tmp_path/"out").glob(f".{set_name}.*.part/**/*.wav"))) < 5 and time.time() < deadline: time.sleep(.005)
+    while len(list((tmp_path / "out").glob(f".{set_name}.*.part/**/*.wav"))) < 5 and time.time() < deadline:
+        time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert list((tmp_path/"out").glob(f".{set_name}.*.part")) and not (tmp_path/"out"/set_name).exists(), "what is half done has not taken its name"
+    assert list((tmp_path / "out").glob(f".{set_name}.*.part")) and not (tmp_path / "out" / set_name).exists(), (
+        "what is half done has not taken its name"
+    )
     assert not is_complete(tmp_path/"out", fsd, urban)
     make_synthetic(tmp_path/"out", 60, 20, progress=False)
     make_synthetic(tmp_path/"clean", 60, 20, progress=False)
@@ -141,7 +164,8 @@ def test_real_archives_are_left_alone(tmp_path):
     real = tmp_path/"UrbanSound8K/audio/fold1/1-1-1-1.wav"
     real.parent.mkdir(parents=True)
     real.write_bytes(b"precious")
-    with pytest.raises(DatasetError, match="audiotag didn't make") as e: make_synthetic(tmp_path, 60, 20, progress=False)
+    with pytest.raises(DatasetError, match="audiotag didn't make") as e:
+        make_synthetic(tmp_path, 60, 20, progress=False)
     assert real.read_bytes() == b"precious" and "\n" not in str(e.value)
 
 
@@ -149,11 +173,16 @@ def test_card_can_tell_synthetic_from_real(tmp_path):
     make_synthetic(tmp_path/"data/synthetic", 60, 20, progress=False)
     assert json.loads((tmp_path/"data/synthetic/UrbanSound8K/synthetic.json").read_text())["licence"] == "CC0 1.0"
     assert read_dataset("synthetic-urbansound8k", data=tmp_path/"data").attrs["report"].name == "synthetic-urbansound8k"
-    assert read_dataset("fsdkaggle2018", data=tmp_path/"data/synthetic").attrs["report"].name == "synthetic-fsdkaggle2018"
+    assert (
+        read_dataset("fsdkaggle2018", data=tmp_path / "data/synthetic").attrs["report"].name
+        == "synthetic-fsdkaggle2018"
+    )
 
 
 def test_examples_are_in_no_set(tmp_path, whole):
     paths = example_clips(tmp_path, ["Gong", "siren"], suffix=".wav")
     assert [sf.info(p).duration for p in paths] == [3., 3.]
     assert not {hashlib.sha256(p.read_bytes()).hexdigest() for p in paths} & set(tree(whole).values())
-    assert [p.read_bytes() for p in example_clips(tmp_path/"again", ["Gong", "siren"], suffix=".wav")] == [p.read_bytes() for p in paths]
+    assert [p.read_bytes() for p in example_clips(tmp_path / "again", ["Gong", "siren"], suffix=".wav")] == [
+        p.read_bytes() for p in paths
+    ]

@@ -31,7 +31,9 @@ def tagger(folder): return Tagger.load(folder, threads=1)
 def python(code: str, *args, **kw) -> subprocess.CompletedProcess:
     "Run code in a fresh process"
     env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    return subprocess.run([sys.executable, "-c", code, *map(str, args)], env=env, capture_output=True, check=False, text=True, **kw)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)], env=env, capture_output=True, check=False, text=True, **kw
+    )
 
 
 def test_a_fresh_process_gives_the_same(folder, tagger, tmp_path):
@@ -39,7 +41,11 @@ def test_a_fresh_process_gives_the_same(folder, tagger, tmp_path):
     code = "import sys, json; from audiotag import Tagger; p = Tagger.load(sys.argv[1]).predict(sys.argv[2]); print(json.dumps([p.probabilities.tolist(), p.score, p.known]))"
     probabilities, score, known = json.loads(python(code, folder, tmp_path / "a.flac").stdout)
     here = tagger.predict(tmp_path / "a.flac")
-    assert probabilities == pytest.approx(here.probabilities, abs=1e-5) and score == pytest.approx(here.score, abs=1e-5) and known is here.known
+    assert (
+        probabilities == pytest.approx(here.probabilities, abs=1e-5)
+        and score == pytest.approx(here.score, abs=1e-5)
+        and known is here.known
+    )
 
 
 @pytest.mark.parametrize("rate, channels", [(8000, 1), (22050, 2), (48000, 8), (96000, 1)])
@@ -47,7 +53,9 @@ def test_any_rate_and_channels(tagger, rate, channels, tmp_path):
     samples = np.stack([tone(1500, 1.5, rate)] * channels, 1)
     sf.write(tmp_path / "a.wav", samples, rate, subtype="PCM_24")
     assert tagger.tag(tmp_path / "a.wav")[0].label == "middle"
-    assert tagger.predict((samples, rate)).probabilities == pytest.approx(tagger.predict(tmp_path / "a.wav").probabilities, abs=1e-3)
+    assert tagger.predict((samples, rate)).probabilities == pytest.approx(
+        tagger.predict(tmp_path / "a.wav").probabilities, abs=1e-3
+    )
 
 
 def test_a_file_object_can_be_used_twice(tagger, tmp_path):
@@ -64,7 +72,8 @@ def test_what_is_no_sound_is_refused(tagger, samples, why):
 
 def test_a_limit_is_kept(tagger):
     with pytest.raises(AudioError, match="longer than 2 s"): tagger.predict((tone(200, 3), 32000), max_seconds=2)
-    with pytest.raises(AudioError, match="longer than 2 s"): tagger.predict((np.zeros(LONG * 8000 + 8000), 8000), max_seconds=2)
+    with pytest.raises(AudioError, match="longer than 2 s"):
+        tagger.predict((np.zeros(LONG * 8000 + 8000), 8000), max_seconds=2)
 
 
 def test_very_short_and_quiet_and_silent(tagger):
@@ -91,7 +100,9 @@ def test_a_very_long_sound_that_broke_off(tagger, tmp_path):
     sf.write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, (LONG + 100) * 8000), 8000)
     data = (tmp_path / "long.flac").read_bytes()
     (tmp_path / "long.flac").write_bytes(data[:len(data) // 2])
-    assert tagger.predict(tmp_path / "long.flac").logits == pytest.approx(tagger.predict(io.BytesIO(data)).logits, abs=0.2)
+    assert tagger.predict(tmp_path / "long.flac").logits == pytest.approx(
+        tagger.predict(io.BytesIO(data)).logits, abs=0.2
+    )
     (tmp_path / "long.flac").write_bytes(data[:200])
     with pytest.raises(AudioError, match="long.flac holds no samples"): tagger.tag(tmp_path / "long.flac")
 
@@ -132,12 +143,17 @@ def test_a_timeline_doesnt_depend_on_batches_or_blocks(tagger, monkeypatch):
     whole = tagger.timeline(sound, hop=0.3)
     monkeypatch.setattr("audiotag.tagger.BATCH", 3)
     again = tagger.timeline(sound, hop=0.3)
-    assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-5) and [s[:3] for s in again] == [s[:3] for s in whole]
+    assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-5) and [s[:3] for s in again] == [
+        s[:3] for s in whole
+    ]
 
 
 def test_the_outputs_of_a_timeline(tagger):
     line = tagger.timeline((np.concatenate([tone(200, 3), tone(8000, 3)]), 32000))
-    assert timeline_csv(line).splitlines()[0] == "start,end,label,probability" and len(timeline_csv(line).splitlines()) == 3
+    assert (
+        timeline_csv(line).splitlines()[0] == "start,end,label,probability"
+        and len(timeline_csv(line).splitlines()) == 3
+    )
     assert [row.split("\t")[2] for row in timeline_audacity(line).splitlines()] == ["low", "high"]
     assert [s["label"] for s in json.loads(timeline_json(line))["segments"]] == ["low", "high"]
 

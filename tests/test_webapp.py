@@ -28,7 +28,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 LOW, HIGH = 200, 5000  # Hz: "low sound", "high sound" to the models below
 
 
-def tone(hz, seconds=1.0, rate=RATE): return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype("float32")
+def tone(hz, seconds=1.0, rate=RATE):
+    return (0.3 * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)).astype("float32")
 
 
 LOW_THEN_HIGH = np.concatenate([tone(LOW, 1.5), tone(HIGH, 1.5)])
@@ -52,16 +53,29 @@ def models(tmp_path_factory):
         def __init__(self):
             super().__init__()
             self.head = torch.nn.Linear(8, 3, bias=False)
-            self.head.weight.data = 40 * torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1.0]])
+            self.head.weight.data = 40 * torch.tensor(
+                [[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1.0]]
+            )
 
         def features(self, x): return torch.nn.functional.avg_pool2d((x - 0.5).relu(), (8, 10)).transpose(1, 2)
         def embed(self, x): return self.features(x).mean((2, 3))
         def forward(self, x): return self.head(self.embed(x))
 
     folder = tmp_path_factory.mktemp("models")
-    about = {"config": SpectrogramConfig(n_mels=64), "crop_seconds": 1.0, "temperature": 0.3, "rejection": {"score": "max_probability", "threshold": 0.5}}
+    about = {
+        "config": SpectrogramConfig(n_mels=64),
+        "crop_seconds": 1.0,
+        "temperature": 0.3,
+        "rejection": {"score": "max_probability", "threshold": 0.5},
+    }
     about["datasets"] = [{"name": "tones", "title": "Tones", "licence": "CC0", "citation": "made for this test"}]
-    save_bundle(folder / "urbansound8k", Bands().eval(), name="urbansound8k", labels=["low_sound", "middle_sound", "high_sound"], **about)
+    save_bundle(
+        folder / "urbansound8k",
+        Bands().eval(),
+        name="urbansound8k",
+        labels=["low_sound", "middle_sound", "high_sound"],
+        **about,
+    )
     other = shutil.copytree(folder / "urbansound8k", folder / "other")
     graph = onnx.load(other / "model.onnx")
     del graph.graph.output[[o.name for o in graph.graph.output].index("cam")]
@@ -88,7 +102,10 @@ class Server:
         env = os.environ | {"TMPDIR": str(temp), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(ROOT)}
         code = f"from audiotag.webapp import launch; launch({str(models)!r})"
         self.log = temp.parent / "page.log"
-        with open(self.log, "w") as log: self.process = subprocess.Popen([sys.executable, "-c", code], env=env, cwd=temp.parent, stdout=log, stderr=subprocess.STDOUT)
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], env=env, cwd=temp.parent, stdout=log, stderr=subprocess.STDOUT
+            )
         self.url = f"http://127.0.0.1:{port}/"
         self.wait()
 
@@ -101,7 +118,9 @@ class Server:
             time.sleep(0.1)
 
     def uploads(self): return [p for p in self.temp.rglob("*") if p.is_file()]
-    def peak_mb(self): return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) / 1024
+
+    def peak_mb(self):
+        return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1]) / 1024
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +159,13 @@ def browser(tmp_path_factory):
         pytest.skip(message)
     from playwright.sync_api import sync_playwright
     spoken = write(tmp_path_factory.mktemp("microphone") / "high.wav", tone(HIGH, 4.0, 48000), 48000)
-    flags = ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={spoken}"]
+    flags = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-audio-capture={spoken}",
+    ]
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
@@ -157,7 +182,14 @@ def open_page(browser, server):
         page = contexts[-1].new_page()
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: complaints.append(str(e)))
-        page.on("request", lambda r: complaints.append(r.url) if urlparse(r.url).scheme in ("http", "https", "ws", "wss") and urlparse(r.url).hostname != "127.0.0.1" else None)
+        page.on(
+            "request",
+            lambda r: (
+                complaints.append(r.url)
+                if urlparse(r.url).scheme in ("http", "https", "ws", "wss") and urlparse(r.url).hostname != "127.0.0.1"
+                else None
+            ),
+        )
         page.set_default_timeout(60_000)
         page.goto(server.url)
         page.locator("#clip").wait_for()
@@ -182,7 +214,9 @@ def test_upload_shows_tags_picture_and_timeline(open_page, clip):
     assert len(report.locator(".at-bars li").all()) == 3
     numbers = [int(re.search(r"\d+", text)[0]) for text in report.locator(".at-bars .at-number").all_inner_texts()]
     assert numbers == sorted(numbers, reverse=True) and 95 <= sum(numbers) <= 105
-    assert "1 kHz" in report.locator(".at-hertz").inner_text().replace("\xa0", " ") and "0 s" in report.locator(".at-seconds").inner_text().replace("\xa0", " ")
+    assert "1 kHz" in report.locator(".at-hertz").inner_text().replace("\xa0", " ") and "0 s" in report.locator(
+        ".at-seconds"
+    ).inner_text().replace("\xa0", " ")
     assert [lane.inner_text() for lane in report.locator(".at-lane span").all()] == ["low sound", "high sound"]
     assert len(report.locator("tbody tr").all()) == 2
     assert all(image.get_attribute("alt") for image in page.locator("img").all())
@@ -196,9 +230,13 @@ def test_switch_shades_what_does_not_speak_for_the_tag(open_page, clip):
     assert opacity() == 0
     report.get_by_role("checkbox").check()
     page.wait_for_function("getComputedStyle(document.querySelector('.at-veil')).opacity == 1")
-    dark = "e => { const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; const p = c.getContext('2d'); p.drawImage(e, 0, 0); const d = p.getImageData(0, 0, c.width, c.height).data;" \
-           "const at = x => { let least = 255; for (let y = 0; y < c.height; y++) least = Math.min(least, d[4 * (y * c.width + x) + 3]); return least; }; return [at(Math.floor(c.width * .15)), at(Math.floor(c.width * .8))]; }"
-    first, last = veil.evaluate(dark)  # the smallest opacity of the veil in a column of the low part, and of the high part
+    dark = (
+        "e => { const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; const p = c.getContext('2d'); p.drawImage(e, 0, 0); const d = p.getImageData(0, 0, c.width, c.height).data;"
+        "const at = x => { let least = 255; for (let y = 0; y < c.height; y++) least = Math.min(least, d[4 * (y * c.width + x) + 3]); return least; }; return [at(Math.floor(c.width * .15)), at(Math.floor(c.width * .8))]; }"
+    )
+    first, last = veil.evaluate(
+        dark
+    )  # the smallest opacity of the veil in a column of the low part, and of the high part
     assert (first < last) == (report.locator("h2").inner_text().lower() == "low sound")
 
 
@@ -209,11 +247,15 @@ def test_timeline_plays_its_part(open_page, clip):
     page.wait_for_function("document.querySelector('#clip audio')?.readyState > 0")
     report.locator(".at-lane button").nth(1).click()
     page.wait_for_function(f"document.querySelector('#clip audio').currentTime > {start}")
-    page.wait_for_function("document.querySelector('#clip audio').paused || document.querySelector('#clip audio').ended")
+    page.wait_for_function(
+        "document.querySelector('#clip audio').paused || document.querySelector('#clip audio').ended"
+    )
     assert start < page.evaluate("document.querySelector('#clip audio').currentTime") <= end + 0.5
     report.locator(".at-lane button").nth(0).click()
     page.wait_for_function("document.querySelector('#clip audio').paused")
-    assert page.evaluate("document.querySelector('#clip audio').currentTime") < 2.5  # the first part ends at 1.5 s; the recording at 3 s
+    assert (
+        page.evaluate("document.querySelector('#clip audio').currentTime") < 2.5
+    )  # the first part ends at 1.5 s; the recording at 3 s
 
 
 def test_downloads(open_page, clip):
@@ -224,9 +266,13 @@ def test_downloads(open_page, clip):
         texts[got.value.suggested_filename] = Path(got.value.path()).read_text()
     assert list(texts) == ["two tones.csv", "two tones.txt"]
     rows = list(csv.DictReader(io.StringIO(texts["two tones.csv"])))
-    assert [row["label"] for row in rows] == ["low_sound", "high_sound"] and float(rows[1]["end"]) == pytest.approx(3, abs=0.01)
+    assert [row["label"] for row in rows] == ["low_sound", "high_sound"] and float(rows[1]["end"]) == pytest.approx(
+        3, abs=0.01
+    )
     labels = [line.split("\t") for line in texts["two tones.txt"].splitlines()]
-    assert [line[2] for line in labels] == ["low_sound", "high_sound"] and float(labels[0][1]) == pytest.approx(1.5, abs=0.5)
+    assert [line[2] for line in labels] == ["low_sound", "high_sound"] and float(labels[0][1]) == pytest.approx(
+        1.5, abs=0.5
+    )
 
 
 def test_example_then_another_model_by_keyboard(open_page):
@@ -251,7 +297,11 @@ def test_everything_by_keyboard(open_page):
     def press(wanted):
         for _ in range(40):
             page.keyboard.press("Tab")
-            if page.evaluate("w => (document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || document.activeElement.type).includes(w)", wanted): return
+            if page.evaluate(
+                "w => (document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || document.activeElement.type).includes(w)",
+                wanted,
+            ):
+                return
         raise AssertionError(f"{wanted} can't be reached by Tab")
     press("jackhammer")
     page.keyboard.press("Enter")
@@ -355,14 +405,16 @@ def test_every_text_is_legible_and_fits(open_page, look, clip):
         seen, bad = page.evaluate(CONTRAST)
         assert seen > 10 and bad == [], tab
         assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, tab
-    if look.get("color_scheme") == "dark": assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    if look.get("color_scheme") == "dark":
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
 
 
 def test_it_says_what_it_is(open_page, server):
     page = open_page()
     page.get_by_role("tab", name="About").click()
     about = page.locator(".block.at-text").filter(visible=True).inner_text()
-    for words in ("What it can't do", "Tones: CC0", "Nothing is kept", "Apache License 2.0", "other"): assert words in about
+    for words in ("What it can't do", "Tones: CC0", "Nothing is kept", "Apache License 2.0", "other"):
+        assert words in about
     assert "damaged" not in about  # a bundle that can't be read is left out, and told on stderr
     assert "left out" in server.output()
     page.get_by_role("tab", name="API").click()
@@ -386,22 +438,35 @@ def test_tag_batch_keeps_order_and_tells_errors(client, clip, tmp_path):
     from gradio_client import handle_file
     (tmp_path / "empty.mp3").write_bytes(b"")
     silent = write(tmp_path / "silent.flac", np.zeros(RATE))
-    said = client.predict(files=[handle_file(str(p)) for p in (clip, tmp_path / "empty.mp3", silent)], model="urbansound8k", top=1, api_name="/tag_batch")
+    said = client.predict(
+        files=[handle_file(str(p)) for p in (clip, tmp_path / "empty.mp3", silent)],
+        model="urbansound8k",
+        top=1,
+        api_name="/tag_batch",
+    )
     assert [row["file"] for row in said] == ["two tones.wav", "empty.mp3", "silent.flac"]
     assert "is empty (0 bytes)" in said[1]["error"] and said[2]["known"] is False
 
 
-def asked(path, top=3): return {"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}, "urbansound8k", top]}
+def asked(path, top=3):
+    return {"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}, "urbansound8k", top]}
 
 
 def upload_file(server, path):
     "The path of the stored copy"
-    with open(path, "rb") as file: return httpx.post(f"{server.url}gradio_api/upload", files={"files": file}, timeout=60).raise_for_status().json()[0]
+    with open(path, "rb") as file:
+        return (
+            httpx.post(f"{server.url}gradio_api/upload", files={"files": file}, timeout=60).raise_for_status().json()[0]
+        )
 
 
 def call(server, path, **kw):
     "The events that /tag answers with for a stored file, in a session of its own: what the page documents for curl"
-    event = httpx.post(f"{server.url}gradio_api/call/tag", json=asked(path, **kw), timeout=60).raise_for_status().json()["event_id"]
+    event = (
+        httpx.post(f"{server.url}gradio_api/call/tag", json=asked(path, **kw), timeout=60)
+        .raise_for_status()
+        .json()["event_id"]
+    )
     return httpx.get(f"{server.url}gradio_api/call/tag/{event}", timeout=60).text
 
 
@@ -442,8 +507,17 @@ def long_silence(path, hours, rate=8000, **kw):
 
 
 HOSTILE = {
-    "notes.wav": "is not a sound file", "clips.zip": "is not a sound file", "picture.svg": "is not a sound file", "page.html": "is not a sound file", "learner.pkl": "is not a sound file", "empty.ogg": "is empty",
-    "cut.flac": "", "nan.wav": "NaN", "two_hours.flac": "longer than 10 minutes", "bomb.ogg": "longer than 10 minutes", "head.mp3": "damaged",
+    "notes.wav": "is not a sound file",
+    "clips.zip": "is not a sound file",
+    "picture.svg": "is not a sound file",
+    "page.html": "is not a sound file",
+    "learner.pkl": "is not a sound file",
+    "empty.ogg": "is empty",
+    "cut.flac": "",
+    "nan.wav": "NaN",
+    "two_hours.flac": "longer than 10 minutes",
+    "bomb.ogg": "longer than 10 minutes",
+    "head.mp3": "damaged",
 }
 
 
@@ -484,10 +558,20 @@ def test_odd_but_honest_files_are_tagged(client, tmp_path):
     many = np.repeat(tone(HIGH, 1.0, 192000)[:, None], 8, 1)
     whole = write(tmp_path / "half.flac", tone(HIGH, 3.0)).read_bytes()
     (tmp_path / "half.flac").write_bytes(whole[:len(whole) * 2 // 3])
-    files = [compressed(tmp_path / "phone.m4a", "aac", 44100), compressed(tmp_path / "browser.webm", "libopus", 48000), write(tmp_path / "many.wav", many, 192000),
-             tmp_path / "half.flac", write(tmp_path / "SHOUT.WAV", tone(HIGH)), write(tmp_path / "short.wav", tone(HIGH, 0.05))]
-    said = client.predict(files=[handle_file(str(file)) for file in files], model="urbansound8k", top=1, api_name="/tag_batch")
-    assert [(row["file"], row.get("error"), row["tags"][0]["label"]) for row in said] == [(file.name, None, "high_sound") for file in files]
+    files = [
+        compressed(tmp_path / "phone.m4a", "aac", 44100),
+        compressed(tmp_path / "browser.webm", "libopus", 48000),
+        write(tmp_path / "many.wav", many, 192000),
+        tmp_path / "half.flac",
+        write(tmp_path / "SHOUT.WAV", tone(HIGH)),
+        write(tmp_path / "short.wav", tone(HIGH, 0.05)),
+    ]
+    said = client.predict(
+        files=[handle_file(str(file)) for file in files], model="urbansound8k", top=1, api_name="/tag_batch"
+    )
+    assert [(row["file"], row.get("error"), row["tags"][0]["label"]) for row in said] == [
+        (file.name, None, "high_sound") for file in files
+    ]
 
 
 def test_no_address_is_fetched(server):
@@ -502,7 +586,9 @@ def test_no_address_is_fetched(server):
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/clip.wav"
         assert httpx.get(f"{server.url}gradio_api/file={address}").status_code == 403
-        assert httpx.get(f"{server.url}gradio_api/file=https://example.com/").text.startswith("This page fetches nothing from addresses")
+        assert httpx.get(f"{server.url}gradio_api/file=https://example.com/").text.startswith(
+            "This page fetches nothing from addresses"
+        )
         answer = call(server, address)
         assert "event: error" in answer and "fetches nothing" in answer
         assert hits == []
@@ -518,7 +604,10 @@ def test_nothing_else_is_served_or_read(server, path):
 
 def test_an_upload_stays_in_its_folder_and_is_no_page(server):
     names = ["../../../escaped.wav", "..\\..\\escaped.svg", "/tmp/escaped.html", "a\0b.wav"]
-    stored = [httpx.post(f"{server.url}gradio_api/upload", files={"files": (name, b"<svg onload=alert(1)>" + name.encode())}) for name in names]
+    stored = [
+        httpx.post(f"{server.url}gradio_api/upload", files={"files": (name, b"<svg onload=alert(1)>" + name.encode())})
+        for name in names
+    ]
     for answer in stored:
         if answer.status_code != 200: continue
         path = Path(answer.json()[0])
@@ -526,13 +615,19 @@ def test_an_upload_stays_in_its_folder_and_is_no_page(server):
         served = httpx.get(f"{server.url}gradio_api/file={quote(str(path))}")
         assert served.status_code == 200, (path, served.text)
         shown = served.headers["content-disposition"].startswith("inline")
-        assert served.headers["content-type"].startswith("audio/") if shown else served.headers["content-type"] == "application/octet-stream"
+        assert (
+            served.headers["content-type"].startswith("audio/")
+            if shown
+            else served.headers["content-type"] == "application/octet-stream"
+        )
     assert not list(server.temp.parent.glob("escaped*")) and not Path("/tmp/escaped.html").exists()
 
 
 def test_there_is_no_way_around_the_queue(server, clip):
     path = upload_file(server, clip)
-    assert [httpx.post(f"{server.url}gradio_api/{way}/tag", json=asked(path)).status_code for way in ("run", "api")] == [404, 404]
+    assert [
+        httpx.post(f"{server.url}gradio_api/{way}/tag", json=asked(path)).status_code for way in ("run", "api")
+    ] == [404, 404]
     assert httpx.post(f"{server.url}gradio_api/process_recording", files={"video": b"x"}).status_code == 403
 
 
@@ -541,20 +636,51 @@ def test_too_much_is_cut_off(server):
     answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("large.wav", bytes(51 * 2**20))}, timeout=60)
     assert answer.status_code in (400, 413) and str(server.temp) not in answer.text
     assert len(server.uploads()) == before
-    assert httpx.post(f"{server.url}gradio_api/queue/join", content=b"[" + b"1," * 2**21, headers={"content-type": "application/json"}).status_code == 413
-    live = {"component_id": next(c["id"] for c in httpx.get(f"{server.url}config").json()["components"] if c["props"].get("elem_id") == "live"), "fn_name": "live", "session_hash": "x"}
-    sound = {"model": "urbansound8k", "rate": RATE, "new": RATE, "sound": base64.b64encode((32767 * tone(HIGH)).astype("int16").tobytes()).decode()}
-    post = lambda **kw: httpx.post(f"{server.url}gradio_api/component_server/", json=live | {"data": sound | kw}, timeout=30)
+    assert (
+        httpx.post(
+            f"{server.url}gradio_api/queue/join",
+            content=b"[" + b"1," * 2**21,
+            headers={"content-type": "application/json"},
+        ).status_code
+        == 413
+    )
+    live = {
+        "component_id": next(
+            c["id"]
+            for c in httpx.get(f"{server.url}config").json()["components"]
+            if c["props"].get("elem_id") == "live"
+        ),
+        "fn_name": "live",
+        "session_hash": "x",
+    }
+    sound = {
+        "model": "urbansound8k",
+        "rate": RATE,
+        "new": RATE,
+        "sound": base64.b64encode((32767 * tone(HIGH)).astype("int16").tobytes()).decode(),
+    }
+    post = lambda **kw: httpx.post(
+        f"{server.url}gradio_api/component_server/", json=live | {"data": sound | kw}, timeout=30
+    )
     assert "high sound" in post().json()["tags"]
-    assert [post(rate="x").status_code, post(sound="%").status_code, post(model="../other").status_code, post(new=None).status_code] == [400] * 4
-    assert "longer than 10 s" in post(rate=1500).json()["error"] and "Hz" in post(rate=1, sound=sound["sound"][:800]).json()["error"]
+    assert [
+        post(rate="x").status_code,
+        post(sound="%").status_code,
+        post(model="../other").status_code,
+        post(new=None).status_code,
+    ] == [400] * 4
+    assert (
+        "longer than 10 s" in post(rate=1500).json()["error"]
+        and "Hz" in post(rate=1, sound=sound["sound"][:800]).json()["error"]
+    )
 
 
 def test_fifty_at_once(server, tmp_path):
     files = [write(tmp_path / f"{i}.wav", tone(HIGH if i % 2 else LOW, 1 + i / 50)) for i in range(48)]
     (tmp_path / "48.wav").write_text("x")
     files += [tmp_path / "48.wav", long_silence(tmp_path / "49.flac", 1)]
-    with ThreadPoolExecutor(50) as pool: said = list(pool.map(lambda path: call(server, upload_file(server, path), top=1), files))
+    with ThreadPoolExecutor(50) as pool:
+        said = list(pool.map(lambda path: call(server, upload_file(server, path), top=1), files))
     assert [re.search(r'"label": "(\w+)"', answer)[1] for answer in said[:48]] == ["low_sound", "high_sound"] * 24
     assert "is not a sound file" in said[48] and "longer than 10 minutes" in said[49]
     assert server.process.poll() is None and server.peak_mb() < 2048
@@ -564,7 +690,10 @@ def test_a_slow_client_blocks_nobody(server, client, clip):
     from gradio_client import handle_file
     address = urlparse(server.url)
     slow = [socket.create_connection((address.hostname, address.port)) for _ in range(20)]
-    for s in slow: s.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"s.wav\"\r\n\r\nRIFF")
+    for s in slow:
+        s.sendall(
+            b'POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name="files"; filename="s.wav"\r\n\r\nRIFF'
+        )
     assert client.predict(file=handle_file(str(clip)), api_name="/tag")["known"]
     for s in slow: s.close()
 
@@ -572,11 +701,16 @@ def test_a_slow_client_blocks_nobody(server, client, clip):
 def test_temporary_files_are_swept(server):
     from audiotag.webapp import delete_expired
     folder, = (p for p in server.temp.iterdir() if p.name.startswith("audiotag-"))
-    examples = {p for p in folder.rglob("*") if p.suffix == ".ogg" and p.stat().st_size > 1000 and (ROOT / "audiotag/examples" / p.name).exists()}
+    examples = {
+        p
+        for p in folder.rglob("*")
+        if p.suffix == ".ogg" and p.stat().st_size > 1000 and (ROOT / "audiotag/examples" / p.name).exists()
+    }
     assert len(server.uploads()) > len(examples) > 3
     for path in server.uploads(): os.utime(path, (0, 0))
     delete_expired(folder, examples)
-    for path in folder.rglob("*/"): os.utime(path, (0, 0))  # an empty folder goes when it is old: a new one waits for its file
+    for path in folder.rglob("*/"):
+        os.utime(path, (0, 0))  # an empty folder goes when it is old: a new one waits for its file
     delete_expired(folder, examples)
     assert set(folder.rglob("*")) == examples | {p.parent for p in examples}
     assert set(server.uploads()) == examples  # nothing was left beside the folder
@@ -587,22 +721,43 @@ def test_no_pickle_was_read_and_stopping_leaves_nothing(server):
     assert server.peak_mb() < 2048
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(30) == 0
-    assert server.uploads() == [] and not list(server.temp.glob("audiotag-*"))  # onnxruntime's telemetry would leave a file, too
+    assert server.uploads() == [] and not list(
+        server.temp.glob("audiotag-*")
+    )  # onnxruntime's telemetry would leave a file, too
 
 
 # ---------------------------------------------------------------- elsewhere
 
 
 def test_serving_needs_nothing_of_training():
-    names = {re.split(r"[=<>]", line)[0] for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")}
-    assert "gradio" in names and not names & {"torch", "torchaudio", "fastai", "librosa", "timm", "pandas", "matplotlib"}
+    names = {
+        re.split(r"[=<>]", line)[0]
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    }
+    assert "gradio" in names and not names & {
+        "torch",
+        "torchaudio",
+        "fastai",
+        "librosa",
+        "timm",
+        "pandas",
+        "matplotlib",
+    }
     code = "import sys, audiotag.webapp; print(sorted(m for m in ('torch', 'fastai', 'librosa', 'matplotlib.pyplot', 'timm', 'sklearn') if m in sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_the_container_does_not_run_as_root():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
-    assert "USER user" in lines and lines.index("USER user") < next(i for i, line in enumerate(lines) if line.startswith("CMD"))
+    assert "USER user" in lines and lines.index("USER user") < next(
+        i for i, line in enumerate(lines) if line.startswith("CMD")
+    )
 
 
 @pytest.mark.slow
@@ -614,15 +769,23 @@ def test_requirements_alone_serve_the_page(models, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv/bin/python"
     start = time.time()
-    subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", tmp_path / "requirements.txt"], check=True, timeout=900)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", tmp_path / "requirements.txt"],
+        check=True,
+        timeout=900,
+    )
     size = sum(p.stat().st_size for p in (tmp_path / "venv").rglob("*") if p.is_file())
     print(f"installed in {time.time() - start:.0f} s, {size / 2**20:.0f} MB")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")} | {"GRADIO_SERVER_PORT": str(port)}
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
+        "GRADIO_SERVER_PORT": str(port)
+    }
     start = time.time()
-    process = subprocess.Popen([python, "app.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [python, "app.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         line = process.stdout.readline()
         assert f"http://127.0.0.1:{port}" in line, line + process.stdout.read()
@@ -630,8 +793,17 @@ def test_requirements_alone_serve_the_page(models, tmp_path):
         print(f"first page after {time.time() - start:.1f} s")
         from gradio_client import Client, handle_file
         clip = write(tmp_path / "high.wav", tone(HIGH))
-        assert Client(f"http://127.0.0.1:{port}/", verbose=False).predict(file=handle_file(str(clip)), api_name="/tag")["tags"][0]["label"] == "high_sound"
-        heavy = [name for name in ("torch", "fastai", "matplotlib", "librosa") if list((tmp_path / "venv").glob(f"lib/*/site-packages/{name}"))]
+        assert (
+            Client(f"http://127.0.0.1:{port}/", verbose=False).predict(file=handle_file(str(clip)), api_name="/tag")[
+                "tags"
+            ][0]["label"]
+            == "high_sound"
+        )
+        heavy = [
+            name
+            for name in ("torch", "fastai", "matplotlib", "librosa")
+            if list((tmp_path / "venv").glob(f"lib/*/site-packages/{name}"))
+        ]
         assert heavy == []
     finally:
         process.terminate()

@@ -16,7 +16,9 @@ class Bands(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.head = torch.nn.Linear(8, 3, bias=False)
-        self.head.weight.data = torch.tensor([[18, 18, 0, 0, 0, 0, 0, 0], [0, 0, 12, 12, 12, 0, 0, 0], [0, 0, 0, 0, 0, 12, 12, 12.]])
+        self.head.weight.data = torch.tensor(
+            [[18, 18, 0, 0, 0, 0, 0, 0], [0, 0, 12, 12, 12, 0, 0, 0], [0, 0, 0, 0, 0, 12, 12, 12.0]]
+        )
 
     def features(self, x): return torch.nn.functional.avg_pool2d(x, (8, 10)).transpose(1, 2)
     def embed(self, x): return self.features(x).mean((2, 3))
@@ -27,7 +29,13 @@ def save_tiny(folder, name="tiny", scale=1.0, **meta):
     "A bundle of `Bands`, its weights times `scale`"
     model = Bands().eval()
     model.head.weight.data *= scale
-    options = {"labels": LABELS, "config": CONFIG, "crop_seconds": 1.0, "max_crops": 4, "rejection": {"score": "max_probability", "threshold": 0.6}}
+    options = {
+        "labels": LABELS,
+        "config": CONFIG,
+        "crop_seconds": 1.0,
+        "max_crops": 4,
+        "rejection": {"score": "max_probability", "threshold": 0.6},
+    }
     return save_bundle(folder, model, name=name, **{**options, **meta})
 
 
