@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'TOLERANCE', 'SNIPPET', 'REPRINT', 'FORMULAS', 'served_model', 'ExportError', 'export_onnx', 'card_license',
-           'model_card', 'check_output_dir', 'save_bundle', 'update_bundle', 'publish_bundle']
+           'model_card', 'check_output_dir', 'save_bundle', 'update_bundle', 'reexport_bundle', 'publish_bundle']
 
 # %% ../nbs/22_export.ipynb #513aa8a5
 import json
@@ -12,6 +12,7 @@ import logging
 import platform
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import soundfile as sf
 import torch
 from fastai.learner import Learner
 from huggingface_hub import EvalResult, HfApi, ModelCardData
@@ -34,7 +37,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .bundle import CARD, CONFIG, FORMAT, LEARNER, ONNX, WEIGHTS, Bundle, BundleError, digest, read_bundle
 from .bundle import start_session, validate_config
 from .core import AudiotagError, atomic_path, one_line
+from .learner import load_model, make_learner
 from .mel import SpectrogramConfig
+from .recipe import Recipe
 from .spectrogram import LogMel, front_end
 
 # %% ../nbs/22_export.ipynb #768afceb
@@ -378,6 +383,37 @@ def update_bundle(
         for file, text in ((CARD, model_card(about)), (CONFIG, _as_text(about))):
             (new / file).write_text(text, encoding="utf-8")
     return read_bundle(folder)
+
+# %% ../nbs/22_export.ipynb #977597ec
+def _rebuild_learner(bundle: Bundle, model: nn.Module, config: SpectrogramConfig) -> Learner:
+    "A learner around `model`, with the transforms of the bundle's recipe"
+    recipe = Recipe(**{**bundle.config["recipe"], "weights": None})
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, config.sample_rate)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "noise.wav")
+        sf.write(path, noise, config.sample_rate)
+        clips = {"clip_id": bundle.labels, "source_id": bundle.labels, "label": bundle.labels, "path": str(path)}
+        table = pd.DataFrame({**clips, "split": "train", "verified": True, "start": np.nan, "end": np.nan})
+        return make_learner(table, recipe, config, model=model, labels=bundle.labels, device="cpu")
+
+
+def reexport_bundle(
+    folder: str | Path,  # Such as models/urbansound8k
+) -> Path:  # `folder`
+    "Write graph, card and learner.pkl of a bundle again from its weights and config; raises `AudiotagError`"
+    bundle, model = read_bundle(folder), load_model(folder)
+    config, place = SpectrogramConfig.from_dict(bundle.spectrogram), bundle.folder.absolute()
+    graph = export_onnx(config, model, bundle.crop_samples)
+    files = {**bundle.config["files"], ONNX: digest(graph)}
+    about = {**bundle.config, "versions": _versions(), "files": files}
+    with _plain_errors(place), _replacing(place) as new:
+        for file in place.iterdir():
+            if file.name not in (CONFIG, CARD, ONNX, LEARNER): shutil.copy2(file, new / file.name)
+        (new / ONNX).write_bytes(graph)
+        for file, text in ((CARD, model_card(about)), (CONFIG, _as_text(about))):
+            (new / file).write_text(text, encoding="utf-8")
+        if (place / LEARNER).exists(): _rebuild_learner(bundle, model, config).export(new / LEARNER)
+    return place
 
 # %% ../nbs/22_export.ipynb #7296cfd7
 def publish_bundle(
