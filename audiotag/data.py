@@ -63,26 +63,27 @@ class Clip:
 
 
 def _images(table: pd.DataFrame, folder: Path, config: SpectrogramConfig) -> list[str | None]:
-    "The image of each row, None where `convert` says that the clip failed"
+    "Return the image path of each row, None if `convert` lists the clip as failed; raises `LoaderError`"
     read = partial(pd.read_csv, dtype=str, keep_default_na=False)  # a clip may be called NA
     try:
-        made, settings, failed = (
-            read(folder / "clips.csv"),
-            (folder / "config.json").read_text(),
-            read(folder / "failed.csv"),
-        )
+        converted = read(folder / "clips.csv")
+        settings = (folder / "config.json").read_text()
+        failed = read(folder / "failed.csv")
     except FileNotFoundError as e:
         raise LoaderError(
             f"{folder} has no {Path(e.filename).name}: run audiotag convert (again, if it was interrupted)"
         ) from None
     if SpectrogramConfig.from_dict(json.loads(settings)) != config:
         raise LoaderError(
-            f"the images in {folder} were made with other settings than this network's: run audiotag convert with its front end"
+            f"the images in {folder} were made with other settings than this network's: "
+            "run audiotag convert with its front end"
         )
-    images, ids = dict(zip(made["clip_id"], made["image"])), table["clip_id"].astype(str)
+    images = dict(zip(converted["clip_id"], converted["image"]))
+    ids = table["clip_id"].astype(str)
     if lost := sorted(set(ids) - set(images) - set(failed["clip_id"])):
         raise LoaderError(
-            f"{folder} has no image of {len(lost)} of {len(ids)} clips ({lost[0]} ...): run audiotag convert on this data set"
+            f"{folder} has no image of {len(lost)} of {len(ids)} clips ({lost[0]} ...): "
+            "run audiotag convert on this data set"
         )
     return [str(folder / images[i]) if i in images else None for i in ids]
 
@@ -115,7 +116,7 @@ def _read_image(path: str) -> np.ndarray:
 
 
 class LoadClip(RandTransform):
-    "A clip to a crop of its samples (1, samples) float32, or of its image (1, bands, frames) uint8; raises `AudiotagError` for a clip that can't be read"
+    "Load a crop of a clip: samples (1, samples) float32, or image (1, bands, frames) uint8; raises `AudiotagError`"
 
     split_idx, input_types = None, (Clip, str, Path)
 
@@ -150,7 +151,7 @@ class LoadClip(RandTransform):
         return read_clip(clip.path, self.config.sample_rate, clip.start, clip.end, self.config.trim_db)
 
     def pack(self, whole: np.ndarray) -> tuple[np.ndarray, float]:
-        "The clip as it is held in memory, and what its numbers must be multiplied by: samples take 16 bits, of which the loudest uses all"
+        "Return the clip as cached (images unchanged, samples as full-scale 16-bit integers) and the factor to undo it"
         if self.images: return whole, 1.
         gain = max(float(np.abs(whole).max()), 1e-9) / 32767
         return (whole / gain).round().astype("int16"), gain
@@ -226,62 +227,74 @@ class SampledDL(TfmdDL):
 
 # %% ../nbs/12_data.ipynb #5a1030ac
 def _vocab(clips: list[Clip], vocab: Sequence[str] | None) -> list[str]:
-    "The labels in order; raises `LoaderError` for one that a network couldn't learn"
+    "Return the labels in the order of the outputs; raises `LoaderError` for a label without training clips"
     labels = [clip.label if isinstance(clip.label, tuple) else (clip.label,) for clip in clips]
     if vocab is None:
         vocab = sorted({label for clip, own in zip(clips, labels) if clip.split == "train" for label in own})
     if unknown := {label for own in labels for label in own} - set(vocab):
         first = min(unknown)
         raise LoaderError(
-            f"label {first!r} ({sum(first in own for own in labels)} clips) is not among the {len(vocab)} labels to learn: leave its clips out, or put some into training"
+            f"label {first!r} ({sum(first in own for own in labels)} clips) is not among the {len(vocab)} labels "
+            "to learn: leave its clips out, or put some into training"
         )
     return list(vocab)
 
 
 def _readable(clips: list[Clip], reader: LoadClip) -> list[Clip]:
-    "Hold clips in memory; those that can't be read are left out with a warning"
+    "Cache the clips in memory; unreadable clips are dropped with a warning"
     if bad := reader.cache(clips):
         warnings.warn(f"{len(bad)} of {len(clips)} clips are left out: {bad[0]}", stacklevel=3)
     return [clip for clip in clips if clip in reader.cached]
 
 
+def _target_transforms(vocab: list[str], multilabel: bool) -> list[Transform]:
+    "Return the transforms that encode a label as a class number, or as a multi-hot vector"
+    return [MultiCategorize(vocab), OneHotEncode(len(vocab))] if multilabel else [Categorize(vocab, sort=False)]
+
+def _batch_transforms(
+    config: SpectrogramConfig,
+    images: bool,  # batches of spectrogram images? Else of samples
+    wave_augment: Sequence[Transform],
+    spec_augment: Sequence[Transform],
+) -> list[Transform]:
+    "Return the transforms that run on the device: scaling, augmentation and front end"
+    wave = config.kind == "wave"
+    tfms = [ByteToFloat(), *([] if images else wave_augment), *([] if wave else spec_augment)]
+    if not images and not wave: tfms.append(ApplyFrontEnd(config))
+    return tfms
+
 def clip_dls(
-    table: pd.DataFrame,  # clips: those of split train are learnt, those of split valid (there may be none) validate
+    table: pd.DataFrame,  # clips with split train, and valid (optional)
     config: SpectrogramConfig,  # front end
-    crop_seconds: float = 5.0,  # what the network sees of a clip: a random crop in training, else the first; shorter clips are repeated
-    bs: int = 32,  # clips a batch, at most
-    images: str | Path | None = None,  # folder made by audiotag convert; None: spectrograms are computed in the batch
-    wave_augment: Sequence[
-        Transform
-    ] = (),  # for batches of samples in training, see `augment.wave_tfms`; not with images
-    spec_augment: Sequence[Transform] = (),  # for batches of spectrograms in training, see `augment.spec_tfms`
-    vocab: Sequence[str]
-    | None = None,  # labels in the order of the network's outputs; None: those of the training clips, sorted
-    multilabel: bool = False,  # several labels a clip, with commas between
-    valid_bs: int = 64,  # clips a batch in validation
-    workers: int = 0,  # processes that prepare batches; clips in memory need none
-    device: torch.device | str | None = None,  # where batches are scaled, changed and delivered; None: fastai's default
+    crop_seconds: float = 5.0,  # seconds per crop: random in training, else the first; shorter clips are repeated
+    bs: int = 32,  # maximum number of clips per training batch
+    images: str | Path | None = None,  # folder written by audiotag convert; None: compute spectrograms per batch
+    wave_augment: Sequence[Transform] = (),  # for samples in training, see `augment.wave_tfms`; unused with images
+    spec_augment: Sequence[Transform] = (),  # for spectrograms in training, see `augment.spec_tfms`
+    vocab: Sequence[str] | None = None,  # labels in the order of the outputs; None: sorted labels of the training clips
+    multilabel: bool = False,  # multiple labels per clip, separated by commas
+    valid_bs: int = 64,  # clips per validation batch
+    workers: int = 0,  # number of DataLoader workers; 0 is fine for cached clips
+    device: torch.device | str | None = None,  # device of the batches; None: fastai's default
     seed: int = 0,  # of the order and the crops
-    cache: bool = True,  # hold clips in memory: 2 bytes a sample, or 1 a pixel
-    sampler: str | None = None,  # "classes" or "sources", see `sampling_weights`; None: each clip once an epoch
-    unverified: float = 1.0,  # how often an unverified clip is drawn, of a verified one's once
-) -> DataLoaders:  # TensorLogMel (clips, channels, bands, frames), or TensorAudio (clips, 1, samples) for kind="wave"; and TensorCategory or TensorMultiCategory
-    "Batches for training and validation; raises `LoaderError`"
-    reader, wave = LoadClip(config, crop_seconds, images is not None, seed), config.kind == "wave"
-    if wave and images is not None:
+    cache: bool = True,  # cache clips in memory: 2 bytes per sample, or 1 per pixel
+    sampler: str | None = None,  # "classes" or "sources", see `sampling_weights`; None: each clip once per epoch
+    unverified: float = 1.0,  # sampling weight of an unverified clip relative to a verified one
+) -> DataLoaders:  # TensorLogMel (clips, channels, bands, frames) or, for kind="wave", TensorAudio (clips, 1, samples)
+    "Create DataLoaders for training and validation; raises `LoaderError`"
+    if config.kind == "wave" and images is not None:
         raise LoaderError("a network that reads waveforms can't be trained on images: leave images out")
+    reader = LoadClip(config, crop_seconds, images is not None, seed)
     clips = table_clips(table[table["split"].isin(["train", "valid"])], config, images, multilabel)
     vocab = _vocab(clips, vocab)
     if cache: clips = _readable(clips, reader)
     train, valid = ([i for i, clip in enumerate(clips) if clip.split == split] for split in ("train", "valid"))
     if not train: raise LoaderError("no clip of split 'train' can be read: run audiotag data check")
-    target = [MultiCategorize(vocab), OneHotEncode(len(vocab))] if multilabel else [Categorize(vocab, sort=False)]
-    steps = [ByteToFloat(), *([] if images is not None else wave_augment), *([] if wave else spec_augment)]
-    if images is None and not wave: steps.append(ApplyFrontEnd(config))
-    dls = Datasets(clips, [[reader], [GetLabel(), *target]], splits=[train, valid]).dataloaders(
-        bs=len(train) // math.ceil(len(train) / bs),
+    tfms = [[reader], [GetLabel(), *_target_transforms(vocab, multilabel)]]
+    dls = Datasets(clips, tfms, splits=[train, valid]).dataloaders(
+        bs=len(train) // math.ceil(len(train) / bs),  # batches of nearly equal size, since fastai drops the remainder
         val_bs=valid_bs,
-        after_batch=steps,
+        after_batch=_batch_transforms(config, images is not None, wave_augment, spec_augment),
         num_workers=workers,
         device=device,
         dl_type=SampledDL,
