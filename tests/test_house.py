@@ -89,6 +89,13 @@ def test_functions_are_short_and_exports_say_what_they_do(module):
     ] == []
 
 
+def test_lines_have_at_most_120_characters():
+    long = []
+    for path in (p for folder in ("audiotag", "tests", "benchmarks") for p in (ROOT/folder).glob("*.py") if p.stem != "_modidx"):
+        text = re.sub(r"(?s)^__all__ = \[.*?\]$", "", path.read_text(), count=1, flags=re.MULTILINE)  # nbdev wraps it at 130
+        long += [f"{path.name}: {line[:60]}" for line in text.splitlines() if len(line) > 120]
+    assert long == []
+
 def test_the_readme_is_short_and_names_every_notebook():
     text = (ROOT/"README.md").read_text()
     assert len(text.splitlines()) < 200
