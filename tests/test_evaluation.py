@@ -1,4 +1,4 @@
-"What notebook 14 can't show: fresh processes, real browsers, and whether a network's map points at the sound"
+"What notebook 25 can't show: fresh processes, real browsers, and whether a network's map points at the sound"
 import json
 import os
 import re
@@ -106,7 +106,7 @@ print(json.dumps({**found.to_dict(), "torch": "torch" in sys.modules, "text": st
     assert all(
         low <= told[name] <= high for name, (low, high) in told["intervals"].items() if name != "calibration_error"
     )
-    assert "accuracy" in told["text"] and "trained on" in told["text"]
+    assert "accuracy" in told["text"] and "1 of these 23 clips was used for training" in told["text"]
     written = json.loads((tmp_path / "r/metrics.json").read_text(), parse_constant=pytest.fail)
     assert written == {k: v for k, v in told.items() if k not in ("torch", "text")}
     assert (tmp_path / "r/report.html").stat().st_size > 10_000
@@ -245,6 +245,24 @@ def test_the_page_fetches_nothing_and_lets_no_label_break_out(big_page):
     assert found == []
     counts = text.count("<article>"), text.count("prefers-color-scheme: dark")
     assert counts == (24, 1)
+
+
+def test_hostile_names_appear_in_the_report_as_text_only(bundle, clips, tmp_path):
+    "As a label, a file, a recording, a dataset, a model, an unknown label and an error message"
+    from audiotag.evaluation import Evaluation, render_page
+    from audiotag.tagger import Tagger
+    hostile = "<img onerror=alert(1) src='x' title=\"y\">"
+    tagger, path = Tagger.load(bundle), tmp_path / "<img onerror=alert(1) src='x'>.wav"
+    shutil.copy(clips / "low/0.wav", path)
+    rows = [{"path": str(path), "clip_id": hostile, "label": label, "source_id": hostile} for label in (hostile, "low")]
+    table = pd.DataFrame(rows).assign(start=np.nan, end=np.nan)
+    table.attrs["report"] = type("Report", (), {"name": hostile})
+    config = {"name": hostile, "labels": [hostile, "low"], "rejection": {"score": hostile, "threshold": 0.5}}
+    wrong = Evaluation(config, table, np.eye(2)[::-1], np.zeros(2, bool), None, (hostile,), {hostile: 1}, draws=2)
+    text, seen = render_page(wrong, tagger, tmp_path / "report"), Addresses()
+    seen.feed(text)
+    assert "<img onerror" not in text and text.count("&lt;img onerror=alert(1) src=&#39;x&#39; title=&#34;y&#34;&gt;") > 15
+    assert len(seen.found) == 4 and [a for a in seen.found if not a.startswith(("data:image/png;base64,", "../"))] == []
 
 
 @browser_needed
