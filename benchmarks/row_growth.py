@@ -1,4 +1,4 @@
-"How cost grows: convert, train and tag at 1x, 4x and 16x the clips, each in a process of its own"
+"How time and memory grow: convert, train and tag with 1x, 4x and 16x the clips, each in a new process"
 import argparse
 import json
 import tempfile
@@ -17,7 +17,7 @@ def convert(table, folder: Path) -> None:
 
 
 def train(table, folder: Path) -> None:
-    "One epoch of the default network, its clips read before"
+    "One epoch of the default network"
     from audiotag.learner import RunConfig, make_learner
     from audiotag.recipe import Recipe
     learn = make_learner(table.assign(split="train"), Recipe(crop_seconds=2.0, bs=8), RunConfig(device=DEVICE))
