@@ -64,8 +64,9 @@ def served_model(
                 return self.model.head(embedding), picture, embedding
             features = self.model.features(x)
             embedding = features.flatten(2).mean(2)
+            logits = self.model.head(embedding)
             cam = torch.einsum("nc,bc...->bn...", self.model.head.weight, features)
-            return self.model.head(embedding), picture, embedding, cam
+            return logits, picture, embedding, cam
 
     return ServedModel().float().cpu().eval()
 
