@@ -7,9 +7,8 @@ __all__ = ['TrainingError', 'Recipe', 'parse_setting', 'default_epochs', 'recipe
 
 # %% ../nbs/19_recipe.ipynb #dce4e9ca
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 
-from .bundle import SCORES, read_bundle
+from .bundle import SCORES, Bundle
 from .core import AudiotagError
 
 # %% ../nbs/19_recipe.ipynb #129f477a
@@ -148,17 +147,16 @@ def default_epochs(
 
 # %% ../nbs/19_recipe.ipynb #ce420378
 def recipe_for(
-    settings: dict[str, str],  # as `Recipe.replace` takes them
-    clips: int,  # to learn from
-    init_from: Path | None = None,  # the bundle to fine-tune
+    settings: dict[str, str],  # override the defaults, see `Recipe.replace`
+    clips: int,  # number of training clips
+    parent: Bundle | None = None,  # the bundle to fine-tune, from `read_bundle`
 ) -> Recipe:
-    "The recipe that suits an architecture, its weights or the bundle it starts from, with `settings` on top; raises AudiotagError"
-    parent = read_bundle(init_from) if init_from else None
+    "Choose a recipe for an architecture, its weights or a parent bundle; raises `AudiotagError` for invalid settings"
     arch = parent.architecture["name"] if parent else settings.get("arch", Recipe.arch)
     if settings.get("arch", arch) != arch:
-        raise TrainingError(f"{init_from} is a {arch}: leave out --arch, or train a new one without --from")
+        raise TrainingError(f"{parent.folder} is a {arch}: leave out --arch, or train a new one without --from")
     if parent and settings.get("weights"):
-        raise TrainingError(f"{init_from} has its weights: leave out --weights, or train a new one without --from")
+        raise TrainingError(f"{parent.folder} has its weights: leave out --weights, or train a new one without --from")
     if parent:
         suited = Recipe(
             arch=arch,

@@ -21,13 +21,13 @@ def train_bundle(arch: str, table, folder: Path, weights: Path | None = None, ep
     import torch
 
     from audiotag.export import save_bundle
-    from audiotag.learner import make_learner
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.models import default_config
     from audiotag.recipe import Recipe
     torch.manual_seed(0)
     given = str(weights) if weights and weights.exists() and arch == "mn04" else None
     recipe = Recipe(arch=arch, crop_seconds=2.0, bs=bs, epochs=epochs, weights=given)
-    learn = make_learner(table.assign(split="train"), recipe, device="cpu")
+    learn = make_learner(table.assign(split="train"), recipe, RunConfig(device="cpu"))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-3 if given else 1e-2)
     return save_bundle(
         folder / arch,

@@ -19,7 +19,7 @@ import torch
 
 from audiotag.calibration import fit_temperature, encode_targets
 from audiotag.datasets import assign_folds, drop_rare_labels, read_dataset
-from audiotag.learner import RunConfig, input_config, predict_clips
+from audiotag.learner import RunConfig, predict_clips
 from audiotag.recipe import recipe_for
 from audiotag.robustness import threshold_at_tpr, auroc, fpr_at_tpr, ood_scores, noise_clips
 from audiotag.spectrogram import front_end
@@ -28,12 +28,12 @@ from audiotag.training import train_learner
 
 def hear(model, table: pd.DataFrame, recipe) -> np.ndarray:
     "Embeddings (clips, features), averaged over crops; the last layer is linear, so its answer to them is the mean of its answers"
-    return predict_clips(model, table, input_config(recipe), recipe.crop_seconds, recipe.max_crops)[1]
+    return predict_clips(model, table, RunConfig().front_end(recipe), recipe.crop_seconds, recipe.max_crops)[1]
 
 
 def hear_noise(model, recipe) -> np.ndarray:
     "The same of 50 made noises"
-    config = input_config(recipe)
+    config = RunConfig().front_end(recipe)
     with torch.inference_mode():
         return np.concatenate(
             [

@@ -42,7 +42,7 @@ def watched(learn, epochs: int, lr: float, score, started: float) -> list[list[f
 def ours() -> dict:
     "The recipe that `audiotag train --arch mn04 --weights ...` takes (xresnet_small where the weights are not there)"
     from audiotag.calibration import encode_targets
-    from audiotag.learner import make_learner, predict_clips
+    from audiotag.learner import RunConfig, make_learner, predict_clips
     from audiotag.models import default_config
     from audiotag.recipe import recipe_for
     train, test, kind = split()
@@ -51,8 +51,8 @@ def ours() -> dict:
         {"arch": "mn04", "weights": str(WEIGHTS)} if WEIGHTS.exists() else {"arch": "xresnet_small"},
     )
     started = time.perf_counter()
-    recipe = recipe_for(settings | {"epochs": str(EPOCHS["ours"])}, len(train), None)
-    learn = make_learner(train.assign(split="train"), recipe, labels=labels, device=DEVICE)
+    recipe = recipe_for(settings | {"epochs": str(EPOCHS["ours"])}, len(train))
+    learn = make_learner(train.assign(split="train"), recipe, RunConfig(device=DEVICE), labels=labels)
     learn.metrics = []
 
     def score() -> float:

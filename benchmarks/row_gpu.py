@@ -63,12 +63,11 @@ def epoch(table, images: Path | None, half: bool, compiled: bool, last: bool) ->
     "The second of two epochs, and how near its network comes to the peak"
     import torch
 
-    from audiotag.learner import make_learner
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.recipe import Recipe
 
-    learn = make_learner(
-        table, Recipe(arch="xresnet18", crop_seconds=4.0, bs=16 if QUICK else 128), images=images, device=DEVICE
-    )
+    recipe = Recipe(arch="xresnet18", crop_seconds=4.0, bs=16 if QUICK else 128)
+    learn = make_learner(table, recipe, RunConfig(images=images, device=DEVICE))
     learn.metrics = []
     if not last: learn.model.to(memory_format=torch.contiguous_format)
     flops = flops_of(learn.model, learn.dls.train.one_batch()[0]) * len(learn.dls.train)

@@ -102,7 +102,7 @@ def waiting(table, arch: str, images: Path | None = None) -> dict:
     "Where the time of an epoch goes: seconds in the loader, seconds in the network"
     from fastai.callback.core import Callback
 
-    from audiotag.learner import make_learner
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.recipe import Recipe
 
     class Clock(Callback):
@@ -119,7 +119,7 @@ def waiting(table, arch: str, images: Path | None = None) -> dict:
             self.worked, self.mark = self.worked + now - self.mark, now
 
     clock = Clock()
-    learn = make_learner(table, Recipe(arch=arch, crop_seconds=CROP, bs=BS), images=images, device=DEVICE)
+    learn = make_learner(table, Recipe(arch=arch, crop_seconds=CROP, bs=BS), RunConfig(images=images, device=DEVICE))
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(clock): learn.fit(1, 1e-3)
     return {
         "arch": arch,
