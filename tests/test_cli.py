@@ -1,4 +1,4 @@
-"""The command line: train a bundle on a folder of clips, evaluate it, tag with it, and messages for invalid arguments"""
+"""The command line: train on a folder of clips, evaluate, tag, and messages for invalid arguments"""
 
 import json
 import os

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-OPTIONS = "--num_machines 1 --mixed_precision no --dynamo_backend no".split()
+OPTIONS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", *OPTIONS]
 TRAIN = """
 import os, sys
@@ -22,7 +22,8 @@ data, out = sys.argv[1:]
 torch.set_num_threads(1)
 table = read_dataset("urbansound8k", data)
 table = table.assign(split=np.where(table.fold <= 2, "valid", "train"))
-learn = make_learner(table, Recipe(arch="xresnet_small", crop_seconds=1.0, bs=16, seed=3), RunConfig(device=local_device()))
+recipe = Recipe(arch="xresnet_small", crop_seconds=1.0, bs=16, seed=3)
+learn = make_learner(table, recipe, RunConfig(device=local_device()))
 drawn = []
 create = learn.dls.train.create_item
 learn.dls.train.create_item = lambda i: (drawn.append(i), create(i))[1]
@@ -90,8 +91,8 @@ def test_the_networks_are_equal_and_bare(two):
 
 
 def test_each_process_draws_its_own_clips(two):
-    first_epoch = slice(len(two[0]["drawn"]) // 4)  # of four
-    first, second = (set(rank["drawn"][first_epoch].tolist()) for rank in two)
+    sampled = [rank["drawn"].tolist() for rank in two]
+    first, second = (set(clips[:len(clips) // 4]) for clips in sampled)  # in the first of four epochs
     assert first and second and not first & second
     assert len(first | second) >= 0.8 * int(two[0]["train"])  # an incomplete batch is dropped, as with one process
 
@@ -106,7 +107,7 @@ def test_the_command_trains_writes_and_prints_once(data, tmp_path):
     command, figures = str(Path(sys.executable).with_name("audiotag")), {}
     for processes in 1, 2:
         out = tmp_path / str(processes)
-        options = "--epochs 24 --set crop_seconds=1 --set bs=16 --json".split()
+        options = ["--epochs", "24", "--set", "crop_seconds=1", "--set", "bs=16", "--json"]
         folders = "--data", str(data), "--out", str(out)
         done = launched(processes, command, "train", "urbansound8k", *folders, *options)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"The learner and the tagger return the same logits for every architecture, after training (real clips: benchmarks/equality.py)"
+"The learner and the tagger return the same logits for every architecture (real clips: benchmarks/equality.py)"
 
 import json
 import os
