@@ -54,14 +54,15 @@ class TensorLogMel(TensorMelSpec):
 
     @property
     def decibels(self) -> float:
-        "How many decibels lie between 0 and 1; raises `AugmentError` where the scale is no decibels"
+        "Range from 0 to 1 in dB; raises `AugmentError` if the scale is not in decibels"
         if self.config.kind == "logmel": return self.config.db_max - self.config.db_min
         raise AugmentError(
-            f"a spectrogram of kind {self.config.kind!r} has no decibels: of spec_tfms use time_mask, freq_mask, roll and, but for mfcc, pitch only"
+            f"a spectrogram of kind {self.config.kind!r} has no decibels: "
+            "of spec_tfms use time_mask, freq_mask, roll and, but for mfcc, pitch only"
         )
 
     def show(self, ctx: plt.Axes | None = None, title: str = "", **kwargs) -> plt.Axes:
-        "Draw the first channel over seconds and Hz"
+        "Plot the first channel over seconds and Hz"
         ax, hz, rows = ctx or plt.subplots()[1], self.config.frequencies(), self.shape[-2]
         ax.imshow(self.detach().cpu().as_subclass(Tensor)[0], extent=(0, self.duration, 0, rows),
                   **{"origin": "lower", "aspect": "auto", "vmin": 0, "vmax": 1, "cmap": "magma", **kwargs})
@@ -143,12 +144,10 @@ def colored_noise(
     samples: int,  # length
     flat: int = 1,  # up to this frequency, in steps of 1/length, it is white
 ) -> Tensor:  # (clips, samples), RMS 1
-    "Gaussian noise, shaped in the frequency domain (Timmer and Koenig 1995)"
+    "Generate Gaussian noise with a power-law spectrum (Timmer and Koenig 1995)"
     frequencies = torch.arange(samples // 2 + 1, device=color.device).clamp(min=max(flat, 1))
-    spectrum = torch.randn(len(color), len(frequencies), dtype=torch.complex64, device=color.device) * frequencies ** (
-        -color / 2
-    )
-    noise = torch.fft.irfft(spectrum, samples)
+    white = torch.randn(len(color), len(frequencies), dtype=torch.complex64, device=color.device)
+    noise = torch.fft.irfft(white * frequencies ** (-color / 2), samples)
     return noise / noise.square().mean(-1, keepdim=True).sqrt()
 
 # %% ../nbs/11_augment.ipynb #51fa1bc5
@@ -182,25 +181,25 @@ def signal_power(
 # %% ../nbs/11_augment.ipynb #309c075c
 @lru_cache(4)
 def _noise_pictures(config: SpectrogramConfig, frames: int) -> Tensor:
-    "Spectrograms of eight colours of noise, white to brown: (8, 1, bands, frames)"
+    "Return spectrograms of eight colors of noise, white to brown: (8, 1, bands, frames)"
     noise = colored_noise(torch.linspace(0, 2, 8)[:, None], (frames - 1) * config.hop_length + config.n_fft)
     with torch.no_grad(): return LogMel(config)(.1 * noise)[..., :frames]
 
 
 class BackgroundNoise(BatchRandTransform):
-    "Put noise of a random colour behind each clip, samples or spectrograms, at a random signal-to-noise ratio"
+    "Add noise of a random color to waveforms or spectrograms, at a random signal-to-noise ratio"
     order, split_idx = 60, 0
 
     def __init__(
         self,
-        p: float = .5,  # share of the clips that change
+        p: float = .5,  # fraction of the clips to change
         snr_db: tuple[float, float] = (5., 40.),  # range of the ratio in dB
     ):
         super().__init__(p=p)
         self.snr_db = snr_db
 
     def ratio(self, sound: Tensor, noise: Tensor) -> Tensor:
-        "By how much to change the power of the noise"
+        "Return a random factor for the power of the noise"
         return sound / noise.clamp(min=1e-20) / 10 ** (torch.empty_like(sound).uniform_(*self.snr_db) / 10)
 
     def encodes(self, x: TensorAudio) -> Tensor:
@@ -210,10 +209,8 @@ class BackgroundNoise(BatchRandTransform):
 
     def encodes(self, x: TensorLogMel) -> Tensor:  # noqa: F811
         pictures = _noise_pictures(x.config, x.shape[-1])
-        noise = torch.stack(
-            [pictures[torch.randint(8, ())].roll(int(torch.randint(x.shape[-1], ())), -1) for _ in x]
-        ).to(x.device)
-        noise = TensorLogMel(noise, config=x.config)
+        noise = [pictures[torch.randint(8, ())].roll(int(torch.randint(x.shape[-1], ())), -1) for _ in x]
+        noise = TensorLogMel(torch.stack(noise).to(x.device), config=x.config)
         return mix_spectrograms(x, noise, self.ratio(signal_power(x), signal_power(noise)))
 
 # %% ../nbs/11_augment.ipynb #7ecfcac1
@@ -233,14 +230,13 @@ class RandomRoll(BatchRandTransform):
 
 # %% ../nbs/11_augment.ipynb #7ec1f926
 class RandomPitch(BatchRandTransform):
-    "Move each spectrogram up or down by a random interval, all its frequencies by the same ratio (VTLP, Jaitly and Hinton 2013)"
-
+    "Shift the pitch of each spectrogram by a random interval (VTLP, Jaitly and Hinton 2013)"
     order, split_idx = 58, 0
 
     def __init__(
         self,
-        p: float = 1.,  # share of the clips that change
-        semitones: float = 2.,  # at most so many up or down
+        p: float = 1.,  # fraction of the clips to change
+        semitones: float = 2.,  # largest interval, up or down
     ):
         super().__init__(p=p)
         self.semitones = semitones
@@ -250,22 +246,21 @@ class RandomPitch(BatchRandTransform):
             raise AugmentError("cepstral coefficients (mfcc) have no pitch that could move: leave pitch out")
         hz, rows = x.config.frequencies(), x.shape[-2]
         ratios = 2 ** (self.semitones / 12 * torch.empty(len(x), 1).uniform_(-1, 1))
-        source = torch.from_numpy(np.interp(hz / ratios.numpy(), hz, np.arange(rows))).to(x.device, x.dtype)[
-            :, None, :, None
-        ]
+        source = torch.from_numpy(np.interp(hz / ratios.numpy(), hz, np.arange(rows)))
+        source = source.to(x.device, x.dtype)[:, None, :, None]
         lower = source.long().clamp(max=rows - 2)
         below, above = (x.as_subclass(Tensor).gather(-2, (lower + step).expand_as(x)) for step in (0, 1))
         return below.lerp_(above, source - lower)
 
 # %% ../nbs/11_augment.ipynb #3831e224
 class MixClips(ItemTransform):
-    "Add up to two other clips of the batch to each, and their labels, for multi-label training"
+    "Add up to two other clips of the batch to each clip, and their labels, for multi-label training"
     order, split_idx = 70, 0
 
     def __init__(
         self,
-        most: int = 3,  # clips at once; each clip gets 1 to `most` with equal chance
-        level_db: float = 6.,  # another clip is at most this much louder or softer than the first
+        most: int = 3,  # maximum number of clips in a mixture; 1 to `most` are equally likely
+        level_db: float = 6.,  # largest level difference between a clip and those added to it, in dB
     ):
         super().__init__()
         self.most, self.level_db = most, level_db
@@ -276,18 +271,14 @@ class MixClips(ItemTransform):
             raise AugmentError("clips can be mixed in multi-label training only: pass multilabel=True")
         count, power = torch.randint(1, self.most + 1, (len(x),)), signal_power(x)
         single, named = x[torch.arange(len(x))], y[torch.arange(len(y))]  # copies that keep their types
-        for n, step in enumerate(
-            1 + torch.randperm(len(x) - 1)[: self.most - 1], 2
-        ):  # the n-th sound of a clip is `step` clips further
+        steps = 1 + torch.randperm(len(x) - 1)[:self.most - 1]
+        for n, step in enumerate(steps, 2):  # the n-th clip of a mixture is `step` rows further
             rows = (count >= n).nonzero().flatten().to(x.device)
             other = (rows + step) % len(x)
             gain = power[rows] / power[other].clamp(min=1e-20)
             gain *= 10 ** (torch.empty_like(gain).uniform_(-1, 1) * self.level_db / 10)
-            x[rows] = (
-                x[rows] + gain.sqrt() * single[other]
-                if isinstance(x, TensorAudio)
-                else mix_spectrograms(x[rows], single[other], gain)
-            )
+            if isinstance(x, TensorAudio): x[rows] = x[rows] + gain.sqrt() * single[other]
+            else: x[rows] = mix_spectrograms(x[rows], single[other], gain)
             y[rows] = torch.maximum(y[rows], named[other])
         return x, y
 
@@ -296,16 +287,15 @@ def wave_tfms(
     gain_db: tuple[float, float] | None = None,  # range of a gain in dB
     noise_db: tuple[float, float] | None = None,  # range of the signal-to-noise ratio in dB
     lowpass: tuple[float, float] | None = None,  # range of the cutoff in Hz
-    shift: float = 0.,  # at most this share of the crop is moved from its end to its start, or back
-    pitch: float = 0.,  # at most so many semitones up or down; slow on a CPU
-    stretch: float = 1.,  # at most so many times as fast or as slow; slow on a CPU
-    p: float = .5,  # chance of each
+    shift: float = 0.,  # largest fraction of the crop to roll in time, in either direction
+    pitch: float = 0.,  # largest shift up or down in semitones; slow on a CPU
+    stretch: float = 1.,  # largest factor of the speed, faster or slower; slow on a CPU
+    p: float = .5,  # probability of each
 ) -> list[Transform]:
-    "Changes to batches of samples in training; all off by default. Raises `AugmentError` for a pitch or stretch below what fastxtend can do"
-    if 0 < pitch < 0.5:
-        raise AugmentError(
-            f"pitch={pitch} is too little: at 32 kHz the smallest shift is 0.41 semitones, use 0.5 or more"
-        )
+    "Return training transforms for waveforms; raises `AugmentError` if pitch or stretch is too small"
+    if 0 < pitch < .5:
+        message = f"pitch={pitch} is too little: at 32 kHz the smallest shift is 0.41 semitones, use 0.5 or more"
+        raise AugmentError(message)
     if stretch != 1 and stretch < 1.03:
         raise AugmentError(f"stretch={stretch} is too little: the smallest change of speed is 1.024, use 1.03 or more")
     tfms = [
@@ -320,17 +310,17 @@ def wave_tfms(
 
 
 def spec_tfms(
-    time_mask: float = 0.,  # widest masked run of frames, as a share of the crop
-    freq_mask: float = 0.,  # widest masked run of bands, as a share of all
+    time_mask: float = 0.,  # widest time mask, as a fraction of the crop
+    freq_mask: float = 0.,  # widest frequency mask, as a fraction of the bands
     roll: bool = False,  # start each spectrogram at a random frame
-    pitch: float = 0.,  # at most so many semitones up or down
+    pitch: float = 0.,  # largest shift up or down in semitones
     gain_db: float = 0.,  # standard deviation of a gain in dB
     filter_db: float = 0.,  # standard deviation of a random frequency response in dB
     noise_db: tuple[float, float] | None = None,  # range of the signal-to-noise ratio in dB
     lowpass: tuple[float, float] | None = None,  # range of the cutoff in Hz
-    p: float = 1.,  # chance of each for each clip; noise and low-pass: half of it
+    p: float = 1.,  # probability of each per clip; half of it for noise and low-pass
 ) -> list[Transform]:
-    "Changes to batches of spectrograms in training; all off by default. Raises `AugmentError` for a mask that is no share"
+    "Return training transforms for spectrograms; raises `AugmentError` if a mask is not in [0, 1)"
     for name, share in {"time_mask": time_mask, "freq_mask": freq_mask}.items():
         if not 0 <= share < 1:
             raise AugmentError(f"{name}={share} is no share: give the widest mask as 0 ... 1 of the spectrogram")

@@ -91,23 +91,17 @@ def distance(a: np.ndarray, # (256,) or (clips, 256) int8
     return STEP*np.sqrt(np.einsum("...i,...i->...", apart, apart, dtype="int64")/apart.shape[-1])
 
 # %% ../nbs/09_checks.ipynb #bf4f1386
-NEAR = 2. # dB: nearer fingerprints are of one sound
-TABLES, DIRECTIONS, BOX, NEXT = (
-    12,
-    16,
-    20.0,
-    8,
-)  # rounds, components, width of a box in dB*cells**.5, neighbours compared in it
-BATCH = 16384 # fingerprints compared at once
+NEAR = 2. # dB: clips whose fingerprints differ by less are near-duplicates
+TABLES, DIRECTIONS = 12, 16 # rounds of hashing; principal components
+BOX, NEXT = 20., 8 # width of a box in dB*cells**.5; neighbors compared in a box
+BATCH = 16384 # fingerprints compared in one batch
 
 def _components(fingerprints: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    "Fingerprints along the directions in which they vary most (clips, DIRECTIONS)"
+    "Project fingerprints on the directions in which they vary most: (clips, DIRECTIONS)"
     sample = STEP*fingerprints[rng.permutation(len(fingerprints))[:BATCH]].astype("float32")
     main = np.linalg.eigh(np.cov(sample.T))[1][:, -DIRECTIONS:].astype("float32")
-    return np.concatenate(
-        [STEP * fingerprints[i : i + BATCH].astype("float32") @ main for i in range(0, len(fingerprints), BATCH)]
-    )
-
+    batches = (fingerprints[i:i+BATCH] for i in range(0, len(fingerprints), BATCH))
+    return np.concatenate([STEP*batch.astype("float32")@main for batch in batches])
 
 def _candidates(components: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
     "Pairs (2, pairs) that share a box, in batches"
@@ -120,14 +114,14 @@ def _candidates(components: np.ndarray, rng: np.random.Generator) -> Iterator[np
         for i in range(0, len(same), BATCH): yield np.stack([order[same[i:i+BATCH]], order[same[i:i+BATCH]+step]])
 
 def near_duplicates(fingerprints: np.ndarray, # (clips, 256) int8, of `fingerprint`
-    within: float = NEAR, # dB
-    seed: int = 0 # Of the directions
-    ) -> np.ndarray: # (pairs, 2): numbers of clips, the smaller first
-    "Pairs of clips that sound the same; a few in a hundred are missed where there are hundreds of thousands"
+    within: float = NEAR, # Largest distance in dB
+    seed: int = 0 # Random seed
+    ) -> np.ndarray: # (pairs, 2): row numbers, the smaller first
+    "Find pairs of near-duplicate clips; misses a few percent among hundreds of thousands of clips"
     if len(fingerprints) < 2: return np.zeros((0, 2), int)
     rng, found = np.random.default_rng(seed), [np.zeros((0, 2), int)]
-    with threadpool_limits(1):
-        components = _components(fingerprints, rng)  # small matrices: on a busy machine, threads wait for each other
+    # the matrices are small: on a busy machine, threads would wait for each other
+    with threadpool_limits(1): components = _components(fingerprints, rng)
     for _ in range(TABLES):
         for a, b in _candidates(components, rng):
             near = distance(fingerprints[a], fingerprints[b]) < within
@@ -135,61 +129,50 @@ def near_duplicates(fingerprints: np.ndarray, # (clips, 256) int8, of `fingerpri
     return np.unique(np.concatenate(found), axis=0)
 
 # %% ../nbs/09_checks.ipynb #afb724d9
-MEASURED = np.dtype(
-    [
-        ("sample_rate", "i4"),
-        ("channels", "i2"),
-        ("seconds", "f4"),
-        ("peak", "f4"),
-        ("clipped", "f4"),
-        ("digest", "u8"),
-        ("print", "i1", (256,)),
-    ]
-)
-FULL_SCALE = .999 # a sample this loud has probably been cut to fit
-HEARD = 2 # blocks of 30 s that the fingerprint sees
+MEASURED = np.dtype([
+    ("sample_rate", "i4"), # Hz
+    ("channels", "i2"),
+    ("seconds", "f4"),
+    ("peak", "f4"), # 0 to 1
+    ("clipped", "f4"), # fraction of the samples at full scale
+    ("digest", "u8"), # hash of the samples
+    ("print", "i1", (256,)), # fingerprint
+])
+FULL_SCALE = .999 # a sample this loud has probably been clipped
+HEARD = 2 # blocks of 30 s used for the fingerprint
 
 class Measurement(NamedTuple):
-    "What one clip is; `values` is one `MEASURED`: Hz, count, s, 0-1, share of samples at full scale, hash of the samples, fingerprint"
-
-    values: np.ndarray
-    error: str # Empty, or a sentence that begins with the file's name
+    "Properties of one clip, or the error that prevented measuring it"
+    values: np.ndarray # One `MEASURED`
+    error: str # Empty, or a message that starts with the file's name
 
 def _blocks(path: str, info: AudioInfo, start: float, end: float) -> Iterator[np.ndarray]:
-    "The clip at its own rate; a whole file in blocks"
+    "Load the clip at its original sample rate; complete files in blocks"
     if math.isnan(start) and math.isnan(end): return stream_audio(path, info.sample_rate)
     return iter([load_audio(path, info.sample_rate, start, end)])
 
 def _wanted(info: AudioInfo, start: float, end: float) -> float:
-    "Seconds that there should be"
+    "Return the expected duration in seconds"
     return (info.seconds if math.isnan(end) else end)-(0. if math.isnan(start) else start)
 
 def _hear(path: str, info: AudioInfo, start: float, end: float) -> tuple[int, float, float, int, np.ndarray]:
-    "Samples, peak, share at full scale, hash and fingerprint"
+    "Return the number of samples, peak, fraction at full scale, hash and fingerprint"
     count, peak, loud, digest, heard = 0, 0., 0, hashlib.blake2b(digest_size=8), []
     for block in _blocks(path, info, start, end):
         level = np.abs(block)
-        count, peak, loud = (
-            count + len(block),
-            max(peak, float(level.max(initial=0))),
-            loud + int((level >= FULL_SCALE).sum()),
-        )
+        count += len(block)
+        peak = max(peak, float(level.max(initial=0)))
+        loud += int((level >= FULL_SCALE).sum())
         digest.update(block.tobytes())
         if len(heard) < HEARD: heard.append(block)
-    return (
-        count,
-        peak,
-        loud / max(count, 1),
-        int.from_bytes(digest.digest(), "little"),
-        fingerprint(np.concatenate(heard), info.sample_rate),
-    )
+    number = int.from_bytes(digest.digest(), "little")
+    return count, peak, loud/max(count, 1), number, fingerprint(np.concatenate(heard), info.sample_rate)
 
-
-def measure(path: str, # A sound file
-    start: float = math.nan, # s, NaN: from the beginning
-    end: float = math.nan # s, NaN: to the end
-    ) -> Measurement: # Zeros where the file can't be used
-    "Decode a clip and say what it is; a fault is a sentence, never an exception"
+def measure(path: str, # Audio file
+    start: float = math.nan, # Seconds; NaN: from the start
+    end: float = math.nan # Seconds; NaN: to the end
+    ) -> Measurement: # With zeros as values if the file can't be used
+    "Decode a clip and measure it; errors are returned, not raised"
     values, name = np.zeros((), MEASURED), os.path.basename(path)
     try:
         info = probe(path)
@@ -199,28 +182,27 @@ def measure(path: str, # A sound file
     seconds, wanted = count/info.sample_rate, _wanted(info, start, end)
     values[()] = (info.sample_rate, info.channels, seconds, peak, clipped, digest, heard)
     if cut: return Measurement(values, f"{name} is cut off after {info.seconds:.2f} s: get it again")
-    if seconds < 0.98 * wanted - 0.1:
+    if seconds < .98*wanted-.1:
         return Measurement(values, f"{name} has {seconds:.2f} s where {wanted:.2f} s are announced: get it again")
     return Measurement(values, "")
 
-def measure_many(paths: list[str], # Sound files
-    starts: np.ndarray, # s
-    ends: np.ndarray # s
-    ) -> tuple[np.ndarray, dict[int, str]]: # One `MEASURED` a clip, and the faults by number
-    "Measure some clips: what a process does at once (it needs this light module only)"
+def measure_many(paths: list[str], # Audio files
+    starts: np.ndarray, # Seconds
+    ends: np.ndarray # Seconds
+    ) -> tuple[np.ndarray, dict[int, str]]: # One `MEASURED` per clip, and errors by position
+    "Measure one worker process's clips (importing this module alone is fast)"
     done = [measure(path, float(start), float(end)) for path, start, end in zip(paths, starts, ends)]
     return np.array([d.values for d in done], MEASURED), {i: d.error for i, d in enumerate(done) if d.error}
 
 # %% ../nbs/09_checks.ipynb #4bbe833b
-CHUNK = 64 # clips that a process measures at once
+CHUNK = 64 # clips per task of a worker process
 
 def _measure_all(table: pd.DataFrame, workers: int, progress: bool) -> tuple[np.ndarray, dict[int, str]]:
-    "Measurements of all clips, one `MEASURED` a row, and the faults by row"
+    "Measure all clips in parallel; returns one `MEASURED` per row, and errors by row"
     values, faults = np.zeros(len(table), MEASURED), {}
     chunks = [slice(i, i+CHUNK) for i in range(0, len(table), CHUNK)]
-    tasks = (
-        delayed(measure_many)(table.path.iloc[c].tolist(), table.start.values[c], table.end.values[c]) for c in chunks
-    )
+    paths, starts, ends = table.path.tolist(), table.start.values, table.end.values
+    tasks = (delayed(measure_many)(paths[c], starts[c], ends[c]) for c in chunks)
     with tqdm(total=len(table), desc="opening clips", unit="clip", disable=None if progress else True) as bar:
         for chunk, (part, wrong) in zip(chunks, Parallel(min(workers, len(chunks)) or 1, return_as="generator")(tasks)):
             values[chunk] = part
@@ -232,14 +214,14 @@ def _measure_all(table: pd.DataFrame, workers: int, progress: bool) -> tuple[np.
 SILENT = 1e-4 # a peak below -80 dB
 
 def _exact_groups(values: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
-    "Rows of clips with the same samples, a list a group"
+    "Group the rows of clips with identical samples"
     rows = np.flatnonzero(usable)
     rows = rows[np.argsort(values["digest"][rows], kind="stable")]
     groups = np.split(rows, np.flatnonzero(np.diff(values["digest"][rows]))+1)
     return sorted((g for g in groups if len(g) > 1), key=lambda g: g[0])
 
 def _near_groups(values: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
-    "Rows of clips that sound the same without being equal, a list a group; of equal ones only the first is in it"
+    "Group the rows of near-duplicate clips; of identical clips, only the first is included"
     rows = np.flatnonzero(usable)
     rows = np.sort(rows[np.unique(values["digest"][rows], return_index=True)[1]])
     pairs = near_duplicates(values["print"][rows])
@@ -247,9 +229,8 @@ def _near_groups(values: np.ndarray, usable: np.ndarray) -> list[np.ndarray]:
     names = connected_components(links, directed=False)[1]
     linked = np.unique(pairs)
     order = linked[np.argsort(names[linked], kind="stable")]
-    return sorted(
-        (rows[g] for g in np.split(order, np.flatnonzero(np.diff(names[order])) + 1) if len(g)), key=lambda g: g[0]
-    )
+    groups = np.split(order, np.flatnonzero(np.diff(names[order]))+1)
+    return sorted((rows[g] for g in groups if len(g)), key=lambda g: g[0])
 
 # %% ../nbs/09_checks.ipynb #3380123d
 def _parts(table: pd.DataFrame) -> pd.Series:
@@ -264,15 +245,9 @@ def _source_groups(table: pd.DataFrame, parts: np.ndarray) -> list[np.ndarray]:
     "Rows of the sources that lie in more than one part"
     spread = pd.Series(pd.factorize(parts)[0]).groupby(table.source_id.to_numpy()).agg(["min", "max"])
     rows = np.flatnonzero(table.source_id.isin(spread.index[spread["min"] < spread["max"]]))
-    return sorted(
-        (
-            rows[g]
-            for g in pd.Series(table.source_id.to_numpy()[rows])
-            .groupby(table.source_id.to_numpy()[rows])
-            .indices.values()
-        ),
-        key=lambda g: g[0],
-    )
+    sources = table.source_id.to_numpy()[rows]
+    groups = pd.Series(sources).groupby(sources).indices.values()
+    return sorted((rows[g] for g in groups), key=lambda g: g[0])
 
 # %% ../nbs/09_checks.ipynb #d4ced417
 @dataclass
@@ -290,26 +265,23 @@ class DatasetCheck:
     def __str__(self) -> str: return "\n".join(_lines(self))
 
 def _spread(numbers: np.ndarray) -> dict[str, float]:
-    "Least, median and most"
-    return (
-        {k: round(float(v), 2) for k, v in zip(("min", "median", "max"), np.quantile(numbers, [0, 0.5, 1]))}
-        if len(numbers)
-        else {}
-    )
-
+    "Return minimum, median and maximum; empty without numbers"
+    if not len(numbers): return {}
+    return {k: round(float(v), 2) for k, v in zip(("min", "median", "max"), np.quantile(numbers, [0, .5, 1]))}
 
 def _counts(column: Iterable) -> dict[str, int]:
-    "How often each value comes, the most frequent first"
+    "Count each value, the most frequent first"
     return {str(k): int(v) for k, v in pd.Series(column).dropna().value_counts().items()}
 
 def _facts(table: pd.DataFrame, values: np.ndarray) -> dict[str, Any]:
-    "Counts and distributions, of the table and of the files that could be opened"
+    "Summarize the table and the files that could be opened: counts and distributions"
     opened, report, folds = values[values["sample_rate"] > 0], table.attrs.get("report"), table.fold.dropna()
     labels = table.groupby("label", sort=True, observed=True).verified.agg(["size", "sum"])
+    rows = {str(label): {"clips": int(row["size"]), "verified": int(row["sum"])} for label, row in labels.iterrows()}
     return {
         "name": report.name if report else "table",
         "clips": len(table),
-        "hours": round(float(opened["seconds"].sum(dtype=float)) / 3600, 2),
+        "hours": round(float(opened["seconds"].sum(dtype=float))/3600, 2),
         "splits": _counts(table.split),
         "folds": {str(k): int(v) for k, v in folds.value_counts().sort_index().items()},
         "seconds": _spread(opened["seconds"]),
@@ -318,14 +290,11 @@ def _facts(table: pd.DataFrame, values: np.ndarray) -> dict[str, Any]:
         "verified": round(float(table.verified.mean()), 4),
         "sources": int(table.source_id.nunique()),
         "clips_a_source": _spread(table.source_id.value_counts().to_numpy()),
-        "labels": {
-            str(label): {"clips": int(row["size"]), "verified": int(row["sum"])} for label, row in labels.iterrows()
-        },
+        "labels": rows,
     }
 
-
 def _found(table: pd.DataFrame, values: np.ndarray, wrong: dict[int, str]) -> dict[str, list]:
-    "Every trouble and its clips"
+    "Find all issues; returns clip ids by the issue's name"
     ids, labels, parts = table.clip_id.to_numpy(object), table.label.to_numpy(object), _parts(table).to_numpy(object)
     opened = values["sample_rate"] > 0
     sounding = opened & (values["peak"] >= SILENT)
@@ -338,7 +307,7 @@ def _found(table: pd.DataFrame, values: np.ndarray, wrong: dict[int, str]) -> di
         "unlabelled": list(report.unlabelled_files) if report else [],
         "unusable": [{"clip": ids[i], "why": why} for i, why in sorted(wrong.items())],
         "silent": ids[opened & (values["peak"] < SILENT)].tolist(),
-        "clipped": ids[values["clipped"] > 0.001].tolist(),
+        "clipped": ids[values["clipped"] > .001].tolist(),
         "exact_duplicates": named(exact),
         "near_duplicates": named(near),
         "label_conflicts": named(g for g in exact if len(set(labels[g])) > 1),
@@ -351,7 +320,7 @@ def _found(table: pd.DataFrame, values: np.ndarray, wrong: dict[int, str]) -> di
     }
 
 # %% ../nbs/09_checks.ipynb #94195421
-FAULTS = {  # what it is called in one, in many, and what it means
+FAULTS = { # singular, plural, meaning
     "missing": ("file is", "files are", "in the table but not on disk"),
     "unusable": ("clip", "clips", "can't be used"),
     "silent": ("clip is", "clips are", "silent"),
@@ -373,22 +342,22 @@ NOTES = {
 
 
 def _example(entry: Any) -> str:
-    "A trouble in a few words"
+    "Describe an issue as text"
     if isinstance(entry, str): return entry
     if isinstance(entry, list): return " = ".join(entry[:3])+(" = ..." if len(entry) > 3 else "")
     return entry["why"] if "why" in entry else f"{entry['source']} in {' and '.join(entry['parts'])}"
 
-def _sentences(found: dict[str, list], words: dict[str, tuple[str, str, str]]) -> list[str]:
-    "A sentence for each trouble that there is"
-    return [
-        f"{len(found[kind])} {one if len(found[kind]) == 1 else many} {what}: {'; '.join(map(_example, found[kind][:3]))}{'; ...' if len(found[kind]) > 3 else ''}"
-        for kind, (one, many, what) in words.items()
-        if found[kind]
-    ]
+def _sentence(entries: list, one: str, many: str, meaning: str) -> str:
+    "Return a message with the number of issues of a kind, and up to three of them"
+    examples = "; ".join(map(_example, entries[:3])) + ("; ..." if len(entries) > 3 else "")
+    return f"{len(entries)} {one if len(entries) == 1 else many} {meaning}: {examples}"
 
+def _sentences(found: dict[str, list], words: dict[str, tuple[str, str, str]]) -> list[str]:
+    "Return one message per kind of issue that occurs"
+    return [_sentence(found[kind], *names) for kind, names in words.items() if found[kind]]
 
 def _lines(check: DatasetCheck) -> Iterator[str]:
-    "The table for people"
+    "Yield the lines of the human-readable report"
     facts, width = check.facts, max([5, *map(len, check.facts["labels"])])
     pairs = lambda counts: ", ".join(f"{k} ({v})" for k, v in counts.items()) or "none"
     spread = lambda numbers: ", ".join(f"{k} {v:g}" for k, v in numbers.items()) or "none"
@@ -406,16 +375,15 @@ def _lines(check: DatasetCheck) -> Iterator[str]:
     for fault in check.errors: yield f"fault: {fault}"
     if not check.errors: yield "no faults"
 
-def check(table: pd.DataFrame, # The table of clips
-    progress: bool = True, # Show a bar on a terminal?
-    workers: int|None = None # Processes; as many as there are cores if None
-    ) -> DatasetCheck: # Facts, troubles, and faults in words
-    "Open every clip of a data set and say what is wrong with it"
+def check(table: pd.DataFrame, # Table of clips
+    progress: bool = True, # Show a progress bar if stderr is a terminal
+    workers: int|None = None # Processes; None: one per core
+    ) -> DatasetCheck: # Facts, issues, and errors as text
+    "Open every clip of a dataset and report its problems"
     values, wrong = _measure_all(table, workers or cpu_count(), progress)
     found = _found(table, values, wrong)
-    files = pd.DataFrame(
-        {name: values[name] for name in ("sample_rate", "channels", "seconds", "peak", "clipped")}, table.index
-    )
+    columns = ("sample_rate", "channels", "seconds", "peak", "clipped")
+    files = pd.DataFrame({name: values[name] for name in columns}, table.index)
     files.insert(0, "clip_id", table.clip_id)
     return DatasetCheck(_facts(table, values), found, _sentences(found, FAULTS), files)
 
@@ -442,14 +410,13 @@ def plot_classes(table: pd.DataFrame, # The table of clips
     "Clips a class, the verified ones dark"
     import matplotlib.pyplot as plt
     shade = plt.get_cmap("cividis")
-    counts = (
-        table.groupby(["label", "verified"]).size().unstack(fill_value=0).reindex(columns=[True, False], fill_value=0)
-    )
+    counts = table.groupby(["label", "verified"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=[True, False], fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values().index]
     ax = ax or plt.subplots(figsize=(6, .8+.2*len(counts)), layout="constrained")[1]
     ax.barh(counts.index, counts[True], color=shade(.1), label="verified")
     if counts[False].any():
-        ax.barh(counts.index, counts[False], left=counts[True], color=shade(0.85), label="not verified")
+        ax.barh(counts.index, counts[False], left=counts[True], color=shade(.85), label="not verified")
         ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     ax.set(xlabel="clips", ylim=(-.6, len(counts)-.4))
     return ax
@@ -475,17 +442,9 @@ def plot_durations(table: pd.DataFrame, # The table of clips
     by_label = durations(table).dropna().groupby(table.label).apply(list)
     by_label = by_label.loc[by_label.map(np.median).sort_values().index]
     ax = ax or plt.subplots(figsize=(6, .8+.2*len(by_label)), layout="constrained")[1]
-    ax.boxplot(
-        by_label.tolist(),
-        tick_labels=by_label.index,
-        orientation="horizontal",
-        whis=(5, 95),
-        showfliers=False,
-        patch_artist=True,
-        widths=0.7,
-        boxprops={"facecolor": shade(0.6)},
-        medianprops={"color": "black"},
-    )
+    colors = {"boxprops": {"facecolor": shade(.6)}, "medianprops": {"color": "black"}, "patch_artist": True}
+    layout = {"orientation": "horizontal", "whis": (5, 95), "showfliers": False, "widths": .7}
+    ax.boxplot(by_label.tolist(), tick_labels=by_label.index, **layout, **colors)
     ax.set(xlabel="duration (s)", xlim=(0, None))
     return ax
 
@@ -498,9 +457,8 @@ def log_mel(path: str, # A sound file
     "A mel spectrogram to look at, one column every 10 ms; raises `AudioError`"
     import librosa
     samples = load_audio(path, sample_rate, start, end)
-    power = librosa.feature.melspectrogram(
-        y=samples, sr=sample_rate, n_fft=1024, hop_length=sample_rate // 100, fmax=sample_rate * 0.46875
-    )
+    size = {"n_fft": 1024, "hop_length": sample_rate//100, "fmax": sample_rate*.46875}
+    power = librosa.feature.melspectrogram(y=samples, sr=sample_rate, **size)
     return librosa.power_to_db(power, ref=np.max)
 
 def plot_spectrograms(table: pd.DataFrame, # The table of clips
@@ -514,31 +472,19 @@ def plot_spectrograms(table: pd.DataFrame, # The table of clips
     import librosa.display
     import matplotlib.pyplot as plt
     labels = sorted(set(table.label)) if labels is None else labels
-    chosen = pd.concat(
-        [(rows := table[table.label == label]).sample(min(n, len(rows)), random_state=seed) for label in labels]
-    )
+    by_label = [table[table.label == label] for label in labels]
+    chosen = pd.concat([clips.sample(min(n, len(clips)), random_state=seed) for clips in by_label])
     rows = -(-len(chosen)//columns)
     fig, axes = plt.subplots(rows, columns, figsize=(2.5*columns, 1.7*rows), squeeze=False, layout="constrained")
     for ax in axes.flat[len(chosen):]: ax.axis("off")
+    scale = {"sr": sample_rate, "hop_length": sample_rate//100, "fmax": sample_rate*.46875}
+    scale |= {"x_axis": "time", "y_axis": "mel"}
     for i, (ax, clip) in enumerate(zip(axes.flat, chosen.itertuples())):
-        image = librosa.display.specshow(
-            log_mel(clip.path, sample_rate, clip.start, clip.end),
-            sr=sample_rate,
-            hop_length=sample_rate // 100,
-            fmax=sample_rate * 0.46875,
-            x_axis="time",
-            y_axis="mel",
-            ax=ax,
-            cmap=plt.get_cmap("cividis", 16),
-            vmin=-80,
-            vmax=0,
-        )
-        ax.set(
-            title=clip.label,
-            xlabel="time (s)" if i >= len(chosen) - columns else "",
-            ylabel="" if i % columns else "frequency (Hz)",
-            yticks=[500, 2000, 8000],
-        )
+        mel = log_mel(clip.path, sample_rate, clip.start, clip.end)
+        image = librosa.display.specshow(mel, ax=ax, cmap=plt.get_cmap("cividis", 16), vmin=-80, vmax=0, **scale)
+        x_label = "time (s)" if i >= len(chosen)-columns else ""
+        y_label = "" if i % columns else "frequency (Hz)"
+        ax.set(title=clip.label, xlabel=x_label, ylabel=y_label, yticks=[500, 2000, 8000])
         ax.locator_params("x", nbins=4)
     fig.colorbar(image, ax=axes, label="dB", shrink=.8)
     return fig
@@ -564,9 +510,8 @@ def nearest_neighbor_confusion(table: pd.DataFrame, # The table of clips
     sources = chosen.source_id.to_numpy()
     distances[sources[:, None] == sources] = np.inf
     labels = chosen.label.to_numpy()
-    shares = pd.crosstab(
-        pd.Series(labels, name="label"), pd.Series(labels[distances.argmin(1)], name="neighbour"), normalize="index"
-    )
+    nearest = pd.Series(labels[distances.argmin(1)], name="neighbour")
+    shares = pd.crosstab(pd.Series(labels, name="label"), nearest, normalize="index")
     return shares.reindex(columns=shares.index.rename("neighbour"), fill_value=0.)
 
 def plot_neighbours(shares: pd.DataFrame, # From `nearest_neighbor_confusion`

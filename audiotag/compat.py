@@ -20,11 +20,8 @@ import torch
 from fasttransform.transform import Transform, _is_tuple
 
 # %% ../nbs/10_compat.ipynb #8f554d18
-KNOWN = {
-    "fastcore": "2.2",
-    "fasttransform": "0.0.5",
-    "fastxtend": "0.1.7",
-}  # the releases that were tried; a prefix stands for all that start with it
+# the tested releases; a prefix includes every release that starts with it
+KNOWN = {"fastcore": "2.2", "fasttransform": "0.0.5", "fastxtend": "0.1.7"}
 
 
 class CompatError(ImportError):
@@ -32,9 +29,9 @@ class CompatError(ImportError):
 
 
 def check_versions(
-    known: dict[str, str] = KNOWN,  # package -> version, or the first parts of one
+    known: dict[str, str] = KNOWN,  # package -> version, or a prefix of it
 ) -> None:
-    "Raise `CompatError`, one line, unless every package is one we know and has the hooks that `patch_fastxtend` needs"
+    "Check releases and the hooks that `patch_fastxtend` needs; raises `CompatError` for untested ones"
     mend = "pip install " + " ".join(f"'{name}=={v if v.count('.') > 1 else v + '.*'}'" for name, v in known.items())
     for name, v in known.items():
         try: found = version(name)
@@ -43,11 +40,13 @@ def check_versions(
             raise CompatError(f"{name} {found} is not known to work with fastxtend (tried: {v}): {mend}")
     if list(signature(Transform._do_call).parameters)[:2] != ["self", "nm"]:
         raise CompatError(
-            f"fasttransform's Transform._do_call no longer takes a method's name, so fastxtend cannot be bridged: {mend}"
+            "fasttransform's Transform._do_call no longer takes a method's name, "
+            f"so fastxtend cannot be bridged: {mend}"
         )
     if not hasattr(plum.Function, "_resolve_method_with_cache"):
         raise CompatError(
-            "plum-dispatch's Function has no _resolve_method_with_cache, so fastxtend cannot be bridged: pip install 'plum-dispatch==2.9.*'"
+            "plum-dispatch's Function has no _resolve_method_with_cache, "
+            "so fastxtend cannot be bridged: pip install 'plum-dispatch==2.9.*'"
         )
 
 # %% ../nbs/10_compat.ipynb #a4f46d0f
@@ -66,14 +65,15 @@ def _do_call(self, name, x, **kwargs):
     return fasttransform.retain_meta(x, _retain_type(new, x, type(x)))
 
 # %% ../nbs/10_compat.ipynb #c2c8d0bf
-_NOISE = (
-    "A window was not provided",
-    '"sinc_interpolation" resampling method name',
-)  # said by torch inside PitchShift and TimeStretch
+# warnings that torch emits inside PitchShift and TimeStretch
+_NOISE = ("A window was not provided", '"sinc_interpolation" resampling method name')
 
 
 def patch_fastxtend() -> None:
-    "Make fastxtend's audio modules importable and its batch transforms callable; raises `CompatError` where that isn't known to work"
+    """Make fastxtend work with current fastai; raises `CompatError` for untested releases
+
+    Its audio modules can then be imported and its batch transforms called.
+    """
     check_versions()
     names = {name: getattr(fasttransform, name) for name in dir(fasttransform) if not name.startswith("__")}
     names |= {"retain_type": _retain_type, "typedispatch": plum.Dispatcher(), "_is_tuple": _is_tuple}

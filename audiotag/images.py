@@ -34,31 +34,30 @@ from .spectrogram import front_end
 # %% ../nbs/05_images.ipynb #dcc3a786
 def to_image(spec: Tensor|np.ndarray # (1, bands, frames) or (bands, frames), 0 ... 1
     ) -> np.ndarray: # (bands, frames) uint8, low frequencies in the bottom row
-    "A spectrogram as 8-bit grey"
+    "Convert a spectrogram to an 8-bit grayscale image; raises `SpectrogramError` if it has several channels"
     x = np.asarray(spec, dtype="float32")
     if x.ndim == 3 and len(x) != 1:
         raise SpectrogramError(
-            f"an image holds one channel, and this spectrogram has {len(x)}: train on waveforms instead (kind 'delta' is computed in the batch)"
+            f"an image holds one channel, and this spectrogram has {len(x)}: "
+            "train on waveforms instead (kind 'delta' is computed in the batch)"
         )
     return (x.reshape(x.shape[-2:])[::-1].clip(0, 1)*255+.5).astype("uint8")
 
 def from_image(image: np.ndarray # (bands, frames) uint8
     ) -> Tensor: # (1, bands, frames) float32, low frequencies first
-    "The spectrogram in an image"
+    "Convert an image back to the spectrogram"
     return torch.from_numpy(np.ascontiguousarray(np.asarray(image)[::-1])).float().div_(255)[None]
 
 # %% ../nbs/05_images.ipynb #2143002d
 def png(image: np.ndarray, # (rows, columns) uint8
     note: str = "" # ASCII, stored before the pixels under the key "audiotag"
     ) -> bytes:
-    "An 8-bit grey PNG"
-
+    "Encode an 8-bit grayscale PNG"
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    lines = np.ones(
-        (image.shape[0], image.shape[1] + 1), "uint8"
-    )  # each line begins with its filter, 1: differences to the left
+    # each line starts with its filter type, 1: differences to the pixel on the left
+    lines = np.ones((image.shape[0], image.shape[1]+1), "uint8")
     lines[:, 1:] = np.diff(image, axis=1, prepend=np.uint8(0))
     packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
     size = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 0)
@@ -76,13 +75,11 @@ class Converted(NamedTuple):
 
 class _ConvertTask(NamedTuple):
     "One clip to convert"
-
     path: str
-    start: float | None
-    end: float | None
-    image: str
-    mark: str
-
+    start: float|None # Seconds
+    end: float|None # Seconds
+    image: str # Path of the PNG
+    mark: str # Of `_mark`
 
 @lru_cache(maxsize=2)
 def _cached_front_end(config: SpectrogramConfig) -> nn.Module: return front_end(config).eval()
@@ -110,21 +107,25 @@ def _convert_one(job: _ConvertTask, config: SpectrogramConfig) -> str:
 
 # %% ../nbs/05_images.ipynb #c60cf833
 def _mark(path: str, start: float|None, end: float|None, settings: str) -> str:
-    "A fingerprint of what an image is made from: the settings, the file and the part of it; empty where there is no file"
+    "Hash the settings, the file and the range that an image depends on; empty if the file is missing"
     try: stat = os.stat(path)
     except OSError: return ""
     facts = settings, Path(path).parts[-2:], stat.st_size, stat.st_mtime_ns, start, end
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 def _is_current(job: _ConvertTask) -> bool:
-    "Whether the image is there and carries the mark"
+    "Whether the image exists and contains the mark"
     try:
         with open(job.image, "rb") as f: return bool(job.mark) and f.read(82)[50:] == job.mark.encode()
     except OSError: return False
 
 def _image_names(table: pd.DataFrame) -> list[str]:
-    "A name below the output folder for each row: its clip_id, or else its file's stem, numbered where that is taken in either case"
-    ids, taken, names = table["clip_id"] if "clip_id" in table else [Path(p).stem for p in table["path"]], {}, []
+    """Return a unique image path per row, relative to the output folder
+
+    Named after `clip_id` or the file's stem; a number is added if the name is taken, ignoring case.
+    """
+    ids = table["clip_id"] if "clip_id" in table else [Path(p).stem for p in table["path"]]
+    taken, names = {}, []
     for name in map(str, ids):
         name = "/".join(p for p in PurePosixPath(name.replace("\\", "/")).parts if p.strip("./")) or "clip"
         key, n = name.lower(), taken.get(name.lower(), 0)
@@ -151,42 +152,41 @@ def _convert_all(jobs: list[_ConvertTask], config: SpectrogramConfig, workers: i
         with ProcessPoolExecutor(workers, multiprocessing.get_context(method), torch.set_num_threads, (1,)) as pool:
             return list(bar(pool.map(work, jobs, chunksize=max(1, min(16, len(jobs)//(4*workers))))))
     except BrokenProcessPool:
-        raise SpectrogramError(
-            "a worker was killed (is there enough memory?): convert again to go on where it stopped"
-        ) from None
+        message = "a worker was killed (is there enough memory?): convert again to go on where it stopped"
+        raise SpectrogramError(message) from None
 
+def _convert_tasks(table: pd.DataFrame, out: Path, names: list[str], settings: str) -> list[_ConvertTask]:
+    "Return one task per row; a missing start or end is None"
+    ranges = table.reindex(columns=["start", "end"]).to_numpy()
+    tasks = []
+    for path, seconds, name in zip(map(str, table["path"]), ranges, names):
+        start, end = (None if pd.isna(t) else float(t) for t in seconds)
+        tasks.append(_ConvertTask(path, start, end, str(out/name), _mark(path, start, end, settings)))
+    return tasks
 
-def convert(table: pd.DataFrame, # Clips: path, and where they have them clip_id, start, end
+def convert(table: pd.DataFrame, # Clips: path, and optionally clip_id, start, end
     out: str|Path, # Folder for the images, clips.csv, config.json and failed.csv
     config: SpectrogramConfig = SpectrogramConfig(), # Of the front end
-    workers: int|None = None, # Processes; None: as many as cores
-    progress: bool = True # Show a bar, where stderr is a terminal
+    workers: int|None = None, # Processes; None: one per core
+    progress: bool = True # Show a progress bar if stderr is a terminal
     ) -> Converted:
-    "Write one image a clip, in parallel; a second run goes on where the first stopped. Raises `SpectrogramError` for a kind that fits no grey image"
+    "Write one image per clip, resuming earlier runs; raises `SpectrogramError` for kind 'wave' or 'delta'"
     if config.kind in ("wave", "delta"):
         raise SpectrogramError(
             f"kind {config.kind!r} makes no grey images: use 'logmel', 'mfcc' or 'pcen', or train on waveforms"
         )
     out, table, settings = Path(out), table.reset_index(drop=True), json.dumps(config.to_dict(), indent=1)
     names = _image_names(table)
-    parts = [
-        tuple(None if pd.isna(t) else float(t) for t in pair)
-        for pair in table.reindex(columns=["start", "end"]).to_numpy()
-    ]
-    jobs = [
-        _ConvertTask(str(path), *part, str(out / name), _mark(str(path), *part, settings))
-        for path, part, name in zip(table["path"], parts, names)
-    ]
+    jobs = _convert_tasks(table, out, names, settings)
     todo = [i for i, job in enumerate(jobs) if not _is_current(job)]
     for folder in {out, *(Path(job.image).parent for job in jobs)}: folder.mkdir(parents=True, exist_ok=True)
-    if todo: # a folder that has them is whole
+    if todo: # clips.csv and config.json mark a complete folder
         for path in (out/"clips.csv", out/"config.json", *out.rglob(".*.part")): path.unlink(missing_ok=True)
     reasons = dict(zip(todo, _convert_all([jobs[i] for i in todo], config, workers, progress)))
     bad = table.index.isin([i for i, reason in reasons.items() if reason])
-    failed = table.loc[bad, [c for c in ("clip_id", "path") if c in table]].assign(
-        reason=[reasons[i] for i in table.index[bad]]
-    )
-    for name, rows in (("failed.csv", failed), ("clips.csv", table.assign(image=names)[~bad])):
-        write_atomic(out / name, rows.to_csv(index=False))
+    failed = table.loc[bad, [c for c in ("clip_id", "path") if c in table]]
+    failed = failed.assign(reason=[reasons[i] for i in failed.index])
+    write_atomic(out/"failed.csv", failed.to_csv(index=False))
+    write_atomic(out/"clips.csv", table.assign(image=names)[~bad].to_csv(index=False))
     write_atomic(out/"config.json", settings)
     return Converted(len(todo)-len(failed), len(jobs)-len(todo), len(failed))

@@ -21,12 +21,11 @@ from .mel import SpectrogramConfig
 # %% ../nbs/04_spectrogram.ipynb #f0d74f87
 def mel_bank(config: SpectrogramConfig # Its rate, n_fft, bands and scale
     ) -> Tensor: # (n_fft//2+1, n_mels)
-    "The weight of each FFT bin in each mel band, by torchaudio"
+    "Compute the weight of each FFT bin in each mel band, with torchaudio"
     c = config
     if c.mel == "kaldi":
-        return F.pad(
-            get_mel_banks(c.n_mels, c.n_fft, c.sample_rate, c.f_min, c.f_max, 100.0, -500.0, 1.0)[0], (0, 1)
-        ).T.contiguous()
+        bank = get_mel_banks(c.n_mels, c.n_fft, c.sample_rate, c.f_min, c.f_max, 100., -500., 1.)[0]
+        return F.pad(bank, (0, 1)).T.contiguous()
     return melscale_fbanks(c.n_fft//2+1, c.f_min, c.f_max, c.n_mels, c.sample_rate, norm="slaney", mel_scale=c.mel)
 
 # %% ../nbs/04_spectrogram.ipynb #ad176e51
@@ -39,17 +38,17 @@ def _window(c: SpectrogramConfig) -> np.ndarray:
 @lru_cache(maxsize=4)
 def two_stage_dft(
     c: SpectrogramConfig,  # Its n_fft, hop_length and window
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]:  # (step*rows, 1, rows) and (rows/2, 2*step, 2*step): the products; (n_fft,): the bin of each output
-    "A windowed real DFT of n_fft = rows*step samples in two small products (Cooley and Tukey 1965)"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (step*rows, 1, rows), (rows/2, 2*step, 2*step), (n_fft,)
+    """Factor a windowed real DFT into two small matrix products (Cooley and Tukey 1965)
+
+    With n_fft = rows*step. Returns both matrices, and the FFT bin of each output.
+    """
     n, step = c.n_fft, max(s for s in range(1, 33) if gcd(c.n_fft, c.hop_length) % s == 0 and c.n_fft//s % 2 == 0)
     rows, b = n//step, np.arange(step)
     turn = 2*np.pi*np.outer(np.arange(rows//2+1), np.arange(rows))/rows
-    waves = np.stack([np.cos(turn), -np.sin(turn)], 1)  # of Y[c], for c = 0 ... rows/2
-    first = np.concatenate(
-        [waves[[0, -1], 0], waves[1:-1].reshape(-1, rows)]
-    )  # Y[0] and Y[rows/2] are real and share a group
+    waves = np.stack([np.cos(turn), -np.sin(turn)], 1) # of Y[c], for c = 0 ... rows/2
+    # Y[0] and Y[rows/2] are real and share a group
+    first = np.concatenate([waves[[0, -1], 0], waves[1:-1].reshape(-1, rows)])
     first = first[None]*_window(c).reshape(rows, step).T[:, None]
     second, bins = [], []
     for group in range(rows//2):
@@ -59,10 +58,10 @@ def two_stage_dft(
                 cos, sin = np.cos(2*np.pi*b*k/n), np.sin(2*np.pi*b*k/n)
                 both = np.array([[cos, sin], [-sin, cos]])[:, :width] if group else np.array([[cos], [-sin]])
                 lines = np.zeros((2, 2, step))
-                lines[:, at : at + width] = both
+                lines[:, at:at+width] = both
                 lines = lines[:1] if not group and k in (0, n//2) else lines
-                second.extend(lines.reshape(-1, 2 * step))
-                bins += [min(k, n - k)] * len(lines)
+                second.extend(lines.reshape(-1, 2*step))
+                bins += [min(k, n-k)]*len(lines)
     second = np.reshape(second, (rows//2, 2*step, 2*step))
     return first.reshape(-1, 1, rows).astype("float32"), second.astype("float32"), np.array(bins)
 
@@ -70,18 +69,19 @@ def two_stage_dft(
 CHUNK, BLOCK = 256, 32 # frames that stay in the cache; mel bands that share a matrix product
 
 class LogMel(nn.Module):
-    "Waveform (batch, samples) to log-mel spectrogram (batch, 1, n_mels, frames) in 0 ... 1; at least n_fft//2+2 samples"
+    """Compute log-mel spectrograms, scaled to 0 ... 1, from waveforms
+
+    Waveforms are (batch, samples), with at least n_fft//2 + 2 samples; spectrograms (batch, 1, n_mels, frames).
+    """
 
     def __init__(self, config: SpectrogramConfig): # config: all its settings
         super().__init__()
         self.config, bank = config, mel_bank(config)
         self.register_buffer("bank", bank, persistent=False)
         self.register_buffer("window", torch.from_numpy(_window(config)).float(), persistent=False)
-        used = [
-            (at, bank[:, at : at + BLOCK].sum(1).nonzero().flatten().tolist() or [0])
-            for at in range(0, config.n_mels, BLOCK)
-        ]
-        self.blocks = [(at, bins[0], bins[-1]+1) for at, bins in used]
+        starts = range(0, config.n_mels, BLOCK)
+        used = [bank[:, at:at+BLOCK].sum(1).nonzero().flatten().tolist() or [0] for at in starts]
+        self.blocks = [(at, bins[0], bins[-1]+1) for at, bins in zip(starts, used)]
 
     def mel(self, waveform: Tensor) -> Tensor: # waveform: (batch, samples)
         "Mel power (batch, n_mels, frames)"
@@ -92,9 +92,8 @@ class LogMel(nn.Module):
         with torch.autocast(x.device.type, enabled=False): # half precision has no room for the squares
             frames = x.float().unfold(1, c.n_fft, c.hop_length)
             if x.is_cuda: return self._mel_by_fft(frames).transpose(1, 2)
-            return torch.stack(
-                [torch.cat([self._mel_by_fft(part) for part in clip.split(CHUNK)]) for clip in frames]
-            ).transpose(1, 2)
+            mels = [torch.cat([self._mel_by_fft(part) for part in clip.split(CHUNK)]) for clip in frames]
+            return torch.stack(mels).transpose(1, 2)
 
     def _mel_by_fft(self, frames: Tensor) -> Tensor:
         "(..., frames, n_fft) to (..., frames, n_mels)"
@@ -135,15 +134,9 @@ class MFCC(LogMel):
 
 
 class PCEN(LogMel):
-    "Per-channel energy normalisation (Wang et al. 2017) with their fixed parameters: (batch, 1, n_mels, frames)"
-
-    smooth, gain, bias, root, floor = (
-        0.025,
-        0.98,
-        2.0,
-        0.5,
-        1.0,
-    )  # floor: the rounding noise of 16-bit samples, where the paper has 1e-6
+    "Per-channel energy normalization (Wang et al. 2017) with their fixed parameters: (batch, 1, n_mels, frames)"
+    smooth, gain, bias, root = .025, .98, 2., .5
+    floor = 1. # the rounding noise of 16-bit samples; the paper uses 1e-6
 
     def average(self, energy: Tensor) -> Tensor:
         "Exponential average of the past 512 frames, in 9 steps that each double the memory"

@@ -63,7 +63,7 @@ def noise(rng: np.random.Generator, # Source of all that is random
 
 # %% ../nbs/08_synthetic.ipynb #8192900c
 def _tone(freq: np.ndarray, amplitudes: Iterable[float], rate: int) -> np.ndarray:
-    "Harmonics 1, 2, 3 ... of a fundamental, given in Hz for each sample; those above the Nyquist frequency are left out"
+    "Sum the harmonics of a fundamental (Hz per sample) that are below the Nyquist frequency"
     turn = np.exp(2j*np.pi*np.cumsum(freq)/rate)
     pointer, out = np.ones(len(freq), complex), np.zeros(len(freq))
     for k, amplitude in enumerate(amplitudes, 1):
@@ -73,20 +73,29 @@ def _tone(freq: np.ndarray, amplitudes: Iterable[float], rate: int) -> np.ndarra
     return out
 
 def _ring(
-    rng: np.random.Generator, t: np.ndarray, freqs: Iterable[float], taus: Iterable[float], amplitudes: Iterable[float]
-) -> np.ndarray:
-    "Partials in Hz, each dying away with its own time constant in s"
+    rng: np.random.Generator,
+    t: np.ndarray, # Seconds
+    freqs: Iterable[float], # Hz
+    taus: Iterable[float], # Time constants in seconds
+    amplitudes: Iterable[float]
+    ) -> np.ndarray:
+    "Sum partials that decay with their own time constants"
     parts = zip(freqs, taus, amplitudes)
     return sum(a*np.exp(-t/tau)*np.sin(2*np.pi*f*t+rng.uniform(0, 6)) for f, tau, a in parts if f < 7500)
 
 def _resonate(samples: np.ndarray, rate: int, centres: Iterable[float], q: float) -> np.ndarray:
-    "Resonances at some frequencies in Hz, narrower with a higher `q`"
+    "Add resonances at some frequencies in Hz, narrower with a higher `q`"
     return shaped(samples, rate, lambda f: sum(1/np.sqrt(1+np.square(q*(f/c-c/f))) for c in centres))
 
 def _again(
-    rng: np.random.Generator, seconds: float, rate: int, hit: Callable[[], np.ndarray], low: float, high: float
-) -> np.ndarray:
-    "What `hit()` makes, again after every `low` to `high` s, more or less strong"
+    rng: np.random.Generator,
+    seconds: float,
+    rate: int, # Hz
+    hit: Callable[[], np.ndarray], # Returns the samples of one event
+    low: float, # Shortest interval in seconds
+    high: float # Longest interval in seconds
+    ) -> np.ndarray:
+    "Repeat an event at random intervals and levels"
     out, at = np.zeros(int(seconds*rate)), rng.uniform(0, .1)
     while at < seconds:
         start = int(at*rate)
@@ -96,39 +105,26 @@ def _again(
     return out
 
 def _swell(t: np.ndarray, seconds: float) -> np.ndarray:
-    "A gain that comes and goes within `seconds` at both ends"
+    "Return a gain that fades in and out within `seconds`"
     return np.clip(np.minimum(t, t[-1]-t)/seconds, 0, 1)
 
 def _note(rng: np.random.Generator, root: float) -> float:
-    "A note of the pentatonic scale above `root`, in Hz"
+    "Choose a note of the pentatonic scale above `root`, in Hz"
     return root*2**(rng.choice((0, 2, 4, 7, 9, 12))/12)
 
 # %% ../nbs/08_synthetic.ipynb #da038186
-Sound = Callable[
-    [np.random.Generator, int, float], np.ndarray
-]  # (rng, sample rate in Hz, seconds) -> (samples,), at any level
-
+# (rng, sample rate in Hz, seconds) -> (samples,), at any level
+Sound = Callable[[np.random.Generator, int, float], np.ndarray]
 
 def _glockenspiel(rng, rate, seconds):
     "The partials of a free bar, the higher the shorter"
-    root, tau, ratios, t = (
-        _between(rng, 400, 1800),
-        rng.uniform(0.1, 0.4),
-        np.array([1, 2.76, 5.4, 8.93]),
-        _times(1.5, rate),
-    )
-    return _again(
-        rng,
-        seconds,
-        rate,
-        lambda: _ring(rng, t, _note(rng, root) * ratios, tau / ratios**0.7, (1, 0.6, 0.4, 0.2)),
-        0.12,
-        0.6,
-    )
-
+    root, tau = _between(rng, 400, 1800), rng.uniform(.1, .4)
+    ratios, t = np.array([1, 2.76, 5.4, 8.93]), _times(1.5, rate)
+    hit = lambda: _ring(rng, t, _note(rng, root)*ratios, tau/ratios**.7, (1, .6, .4, .2))
+    return _again(rng, seconds, rate, hit, .12, .6)
 
 def _electric_piano(rng, rate, seconds):
-    "Frequency modulation whose index dies away, and tremolo"
+    "Frequency modulation with a decaying index, and tremolo"
     root, tau, index, t = _between(rng, 110, 600), rng.uniform(.2, .6), rng.uniform(2, 4), _times(1.5, rate)
     def hit():
         f = 2*np.pi*_note(rng, root)*t
@@ -138,25 +134,15 @@ def _electric_piano(rng, rate, seconds):
 def _gong(rng, rate, seconds):
     "Many inharmonic partials that swell, then fade"
     root, tau, t, ratios = _between(rng, 70, 280), rng.uniform(.6, 1.6), _times(2, rate), rng.uniform(1, 11, 16)
-    return _again(
-        rng,
-        seconds,
-        rate,
-        lambda: (
-            _ring(rng, t, root * ratios, tau / ratios**0.3, ratios**-0.5) * (1 - np.exp(-t / rng.uniform(0.01, 0.08)))
-        ),
-        0.7,
-        2,
-    )
-
+    hit = lambda: _ring(rng, t, root*ratios, tau/ratios**.3, ratios**-.5)*(1-np.exp(-t/rng.uniform(.01, .08)))
+    return _again(rng, seconds, rate, hit, .7, 2)
 
 def _snare_drum(rng, rate, seconds):
     "Two short sines of the skin and the noise of the wires"
     root, tau, wires, t = _between(rng, 150, 350), rng.uniform(.03, .15), rng.uniform(.3, .8), _times(.6, rate)
-    hit = lambda: (
-        (1 - wires) * _ring(rng, t, (root, root * 1.6), (0.06, 0.04), (1, 0.6))
-        + wires * np.exp(-t / tau) * noise(rng, len(t), rate, 300, 7500)
-    )
+    def hit():
+        skin = _ring(rng, t, (root, root*1.6), (.06, .04), (1, .6))
+        return (1-wires)*skin + wires*np.exp(-t/tau)*noise(rng, len(t), rate, 300, 7500)
     return _again(rng, seconds, rate, hit, .1, .6)
 
 def _bass_drum(rng, rate, seconds):
@@ -173,13 +159,8 @@ def _hi_hat(rng, rate, seconds):
 
 def _flute(rng, rate, seconds):
     "Few harmonics, vibrato, and breath around the note"
-    root, speed, depth, breath = (
-        _between(rng, 260, 1200),
-        rng.uniform(4, 6),
-        rng.uniform(0.003, 0.015),
-        rng.uniform(0.1, 0.4),
-    )
-
+    root, speed = _between(rng, 260, 1200), rng.uniform(4, 6)
+    depth, breath = rng.uniform(.003, .015), rng.uniform(.1, .4)
     def hit():
         t, f = _times(rng.uniform(.4, 1.5), rate), _note(rng, root)
         blown = _tone(f*(1+depth*np.sin(2*np.pi*speed*t)), (1, .25, .1), rate) + breath*noise(rng, len(t), rate, f, 3*f)
@@ -188,17 +169,12 @@ def _flute(rng, rate, seconds):
 
 def _cello(rng, rate, seconds):
     "A bowed saw-tooth with vibrato, through a wooden body"
-    root, depth, body = (
-        _between(rng, 65, 260),
-        rng.uniform(0.003, 0.012),
-        rng.uniform((200, 600, 1500), (400, 1200, 3000)),
-    )
-
+    root, depth = _between(rng, 65, 260), rng.uniform(.003, .012)
+    body = rng.uniform((200, 600, 1500), (400, 1200, 3000))
     def hit():
         t = _times(rng.uniform(.4, 1.5), rate)
-        bowed = _tone(
-            _note(rng, root) * (1 + depth * np.sin(2 * np.pi * 5.5 * t)), 1 / np.arange(1, 25), rate
-        ) + 0.1 * noise(rng, len(t), rate, 500)
+        f = _note(rng, root)*(1+depth*np.sin(2*np.pi*5.5*t))
+        bowed = _tone(f, 1/np.arange(1, 25), rate) + .1*noise(rng, len(t), rate, 500)
         return _resonate(bowed, rate, body, 1.2)*_swell(t, .1)
     return _again(rng, seconds, rate, hit, .4, 1)
 
@@ -254,10 +230,8 @@ FSD_SOUNDS: dict[str, Sound] = {
 def _air_conditioner(rng, rate, seconds):
     "Dull noise, and the hum of the mains"
     t, hum = _times(seconds, rate), float(rng.choice((50, 60, 100, 120)))
-    return noise(rng, len(t), rate, 40, rng.uniform(1000, 6000), rng.uniform(-6, -2)) + rng.uniform(0.05, 0.3) * _tone(
-        np.full(len(t), hum), 1 / np.arange(1, 8), rate
-    )
-
+    rush = noise(rng, len(t), rate, 40, rng.uniform(1000, 6000), rng.uniform(-6, -2))
+    return rush + rng.uniform(.05, .3)*_tone(np.full(len(t), hum), 1/np.arange(1, 8), rate)
 
 def _car_horn(rng, rate, seconds):
     "Two buzzing tones a third apart, in blasts"
@@ -266,19 +240,15 @@ def _car_horn(rng, rate, seconds):
     return both*(t % period < rng.uniform(.4, 1)*period)
 
 def _children_playing(rng, rate, seconds):
-    "High voices that call at once"
+    "High voices that call simultaneously"
     def voice():
         t = _times(rng.uniform(.15, .6), rate)
         bend = np.sin(np.pi*t/t[-1])
         pitch = _between(rng, 250, 700)*2**(rng.uniform(-.4, .6)*bend)
-        return bend * _resonate(
-            _tone(pitch, 1 / np.arange(1, 12), rate), rate, rng.uniform((600, 1500, 3000), (1100, 2600, 4000)), 4
-        )
-
-    return _again(rng, seconds, rate, voice, 0.04, 0.35) + rng.uniform(0.05, 0.2) * noise(
-        rng, int(seconds * rate), rate, 200, 3000
-    )
-
+        throat = rng.uniform((600, 1500, 3000), (1100, 2600, 4000))
+        return bend*_resonate(_tone(pitch, 1/np.arange(1, 12), rate), rate, throat, 4)
+    voices = _again(rng, seconds, rate, voice, .04, .35)
+    return voices + rng.uniform(.05, .2)*noise(rng, int(seconds*rate), rate, 200, 3000)
 
 def _drilling(rng, rate, seconds):
     "A motor's tone that wavers, and noise in its rhythm"
@@ -305,13 +275,9 @@ def _gun_shot(rng, rate, seconds):
     return _again(rng, seconds, rate, hit, .4, 1.2)
 
 def _jackhammer(rng, rate, seconds):
-    "9 to 22 strikes of resonant noise a second"
-    pace, tau, body, t = (
-        rng.uniform(9, 22),
-        rng.uniform(0.006, 0.02),
-        rng.uniform((300, 900, 2500), (700, 2000, 5000)),
-        _times(0.09, rate),
-    )
+    "9 to 22 strikes of resonant noise per second"
+    pace, tau, t = rng.uniform(9, 22), rng.uniform(.006, .02), _times(.09, rate)
+    body = rng.uniform((300, 900, 2500), (700, 2000, 5000))
     hit = lambda: np.exp(-t/tau)*_resonate(noise(rng, len(t), rate), rate, body, 2)
     return _again(rng, seconds, rate, hit, .95/pace, 1.05/pace) + .02*noise(rng, int(seconds*rate), rate)
 
@@ -324,10 +290,9 @@ def _siren(rng, rate, seconds):
 def _street_music(rng, rate, seconds):
     "Plucked notes in two rhythms over a beat"
     root, beat, t = _between(rng, 120, 400), rng.uniform(.2, .45), _times(.8, rate)
-    pluck = lambda: (
-        np.exp(-t / 0.3)
-        * _tone(np.full(len(t), _note(rng, root) * rng.choice((0.5, 1, 1, 2))), 1 / np.arange(1, 8), rate)
-    )
+    def pluck():
+        f = _note(rng, root)*rng.choice((.5, 1, 1, 2))
+        return np.exp(-t/.3)*_tone(np.full(len(t), f), 1/np.arange(1, 8), rate)
     drum = lambda: np.exp(-t/.04)*noise(rng, len(t), rate, 100)
     parts = [(1, 1, pluck), (1, 2, pluck), (rng.uniform(.1, .5), 1, drum)]
     return sum(gain*_again(rng, seconds, rate, hit, beats*beat*.95, beats*beat*1.05) for gain, beats, hit in parts)
@@ -432,9 +397,8 @@ def _make_urban(folder: Path, clips: int, seed: int, progress: tqdm) -> None:
         rng = np.random.default_rng([seed, 3, i])
         salience, number = int(rng.integers(1, 3)), list(URBAN_SOUNDS).index(label)
         lengths = rng.uniform(1, 3, count)
-        recording = _recorded(
-            rng, URBAN_SOUNDS[label](rng, SAMPLE_RATE, lengths.sum()), (15.0, 30.0) if salience == 1 else (6.0, 15.0)
-        )
+        sound = URBAN_SOUNDS[label](rng, SAMPLE_RATE, lengths.sum())
+        recording = _recorded(rng, sound, (15., 30.) if salience == 1 else (6., 15.))
         for k, (start, end) in enumerate(pairwise(np.cumsum([0, *lengths]))):
             name = f"{FIRST_ID+50_000_000+i}-{number}-0-{k}.wav"
             _write(folder/f"audio/fold{fold}"/name, recording[int(start*SAMPLE_RATE):int(end*SAMPLE_RATE)])
@@ -443,23 +407,24 @@ def _make_urban(folder: Path, clips: int, seed: int, progress: tqdm) -> None:
     _write_rows(folder/"metadata/UrbanSound8K.csv", "slice_file_name,fsID,start,end,salience,fold,classID,class", rows)
 
 # %% ../nbs/08_synthetic.ipynb #178bed41
-VERSION = 1 # a new one where the sounds change, so that sets made before are made again
+VERSION = 1 # increase it when the sounds change, so that older datasets are written again
 
 def _config(clips: int, seed: int) -> dict:
-    "What `synthetic.json` says"
+    "Return the contents of `synthetic.json`"
     return {"made_by": "audiotag.synthetic", "version": VERSION, "clips": clips, "seed": seed, "licence": "CC0 1.0"}
 
 def _is_whole(folder: Path, config: dict) -> bool:
-    "Whether the folder was made like this, and has all its clips"
+    "Whether the folder was written with this configuration and contains all its clips"
     try: same = json.loads((folder/"synthetic.json").read_text()) == config
     except (OSError, ValueError): return False
     return same and sum(name.endswith(".wav") for _, _, names in os.walk(folder) for name in names) == config["clips"]
 
 def _set_down(folder: Path, config: dict, make: Callable[[Path], None]) -> None:
-    "Make a set beside its place, then put it there; raises `DatasetError` where something else lies"
+    "Write a dataset atomically; raises `DatasetError` if the folder contains other files"
     if folder.exists() and not (folder/"synthetic.json").exists() and any(folder.iterdir()):
         raise DatasetError(
-            f"{folder} holds clips that audiotag didn't make, and leaves alone: choose another folder for the synthetic ones"
+            f"{folder} holds clips that audiotag didn't make, and leaves alone: "
+            "choose another folder for the synthetic ones"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder, sync=False) as making:
@@ -467,63 +432,45 @@ def _set_down(folder: Path, config: dict, make: Callable[[Path], None]) -> None:
         (making/"synthetic.json").write_text(json.dumps(config, indent=1)+"\n")
 
 def _sets(out: str|Path, fsd_clips: int, urban_clips: int, seed: int) -> list[tuple[Path, dict, Callable]]:
-    "Folder, configuration and maker of both sets"
+    "Return the folder, configuration and writer of both datasets"
     return [
-        (Path(out) / "FSDKaggle2018", _config(fsd_clips, seed), _make_fsd),
-        (Path(out) / "UrbanSound8K", _config(urban_clips, seed), _make_urban),
+        (Path(out)/"FSDKaggle2018", _config(fsd_clips, seed), _make_fsd),
+        (Path(out)/"UrbanSound8K", _config(urban_clips, seed), _make_urban),
     ]
 
-
-def is_complete(out: str|Path, # As for `make_synthetic`, as the others
-    fsd_clips: int = 600, # Clips
-    urban_clips: int = 300, # Clips
-    seed: int = 0 # Of everything random
-    ) -> bool: # True where `make_synthetic` would have nothing to do
-    "Whether both sets are there, whole, and made with these numbers"
+def is_complete(out: str|Path, # Folder, as passed to `make_synthetic`
+    fsd_clips: int = 600, # Clips of FSDKaggle2018
+    urban_clips: int = 300, # Clips of UrbanSound8K
+    seed: int = 0 # Random seed
+    ) -> bool: # True if `make_synthetic` would write nothing
+    "Whether both datasets exist, are complete and were written with these arguments"
     return all(_is_whole(folder, config) for folder, config, _ in _sets(out, fsd_clips, urban_clips, seed))
 
-def make_synthetic(out: str|Path, # Gets FSDKaggle2018/ and UrbanSound8K/, in their official layouts
+def make_synthetic(out: str|Path, # Folder for FSDKaggle2018/ and UrbanSound8K/, in their official layouts
     fsd_clips: int = 600, # Clips, a fifth of them the test set; 60 or more
     urban_clips: int = 300, # Clips, in ten folds; 10 or more
-    seed: int = 0, # The same seed gives the same bytes
-    progress: bool = True # A bar on stderr, on a terminal
+    seed: int = 0, # Random seed: the same seed writes byte-identical files
+    progress: bool = True # Show a progress bar if stderr is a terminal
     ) -> Path: # `out`
-    "The embedded set; what is there already, made with the same numbers, is kept; raises `DatasetError`"
+    "Write the synthetic datasets unless they are complete; raises `DatasetError` for too few clips"
     if fsd_clips < 5*len(FSD_SOUNDS) or urban_clips < len(URBAN_SOUNDS):
-        raise DatasetError(
-            f"{fsd_clips} and {urban_clips} clips are too few for every label: ask for 60 and 10, or more"
-        )
-    todo = [
-        (folder, config, make)
-        for folder, config, make in _sets(out, fsd_clips, urban_clips, seed)
-        if not _is_whole(folder, config)
-    ]
-    with tqdm(
-        total=sum(config["clips"] for _, config, _ in todo),
-        desc="synthetic clips",
-        unit="clip",
-        disable=None if progress else True,
-    ) as bar:
+        message = f"{fsd_clips} and {urban_clips} clips are too few for every label: ask for 60 and 10, or more"
+        raise DatasetError(message)
+    todo = [parts for parts in _sets(out, fsd_clips, urban_clips, seed) if not _is_whole(*parts[:2])]
+    total = sum(config["clips"] for _, config, _ in todo)
+    with tqdm(total=total, desc="synthetic clips", unit="clip", disable=None if progress else True) as bar:
         for folder, config, make in todo:
             _set_down(folder, config, partial(make, clips=config["clips"], seed=seed, progress=bar))
     return Path(out)
 
 # %% ../nbs/08_synthetic.ipynb #87108d05
-def example_clips(
-    out: str | Path,  # Folder for the files
-    labels: Iterable[str] = (
-        "dog_bark",
-        "siren",
-        "jackhammer",
-        "street_music",
-        "Glockenspiel",
-        "Cello",
-    ),  # Of either set
-    seconds: float = 3.0,  # Length of each
-    suffix: str = ".flac",  # What soundfile writes: .wav, .flac, .ogg
-    seed: int = 0,  # Another one, other sounds
-) -> list[Path]:  # The files, each called as its label
-    "One clear clip of each label, that is in no synthetic set; raises `DatasetError`"
+def example_clips(out: str|Path, # Folder for the files
+    labels: Iterable[str] = ("dog_bark", "siren", "jackhammer", "street_music", "Glockenspiel", "Cello"), # Labels
+    seconds: float = 3., # Duration of each clip
+    suffix: str = ".flac", # Extension that soundfile supports: .wav, .flac, .ogg
+    seed: int = 0 # Random seed
+    ) -> list[Path]: # Files, named after their labels
+    "Write one clear clip per label, in neither dataset; raises `DatasetError` for an unknown label"
     sounds, paths = FSD_SOUNDS | URBAN_SOUNDS, []
     for label in labels:
         if label not in sounds: raise DatasetError(f"no sound is called {label!r}: use one of {', '.join(sounds)}")

@@ -98,7 +98,8 @@ torch.nn.init.normal_(model.head.weight)
 with torch.no_grad(): model.train()(torch.rand(8, 1, 64, 101))  # batch norms that have seen something
 clips = Datasets(range(8), [[picture], [target]])
 learner = Learner(DataLoaders.from_dsets(clips, clips, bs=4, device="cpu"), model, CrossEntropyLossFlat())
-save_bundle(sys.argv[1], learner.model, name="x", labels=["low", "middle", "high"], config=config, crop_seconds=1., learner=learner)
+labels = ["low", "middle", "high"]
+save_bundle(sys.argv[1], learner.model, name="x", labels=labels, config=config, crop_seconds=1., learner=learner)
 wave = torch.from_numpy(np.load(sys.argv[2]))
 with torch.no_grad(): np.save(sys.argv[3], learner.model.eval()(front_end(config)(wave)).numpy())
 """
@@ -109,7 +110,8 @@ from audiotag.learner import load_model
 from audiotag.mel import SpectrogramConfig
 from audiotag.spectrogram import front_end
 wave = front_end(SpectrogramConfig(n_mels=64))(torch.from_numpy(np.load(sys.argv[2])))
-with torch.no_grad(): np.save(sys.argv[3], np.stack([m.eval()(wave).numpy() for m in (load_learner(sys.argv[1] + "/learner.pkl").model, load_model(sys.argv[1]))]))
+models = load_learner(sys.argv[1] + "/learner.pkl").model, load_model(sys.argv[1])
+with torch.no_grad(): np.save(sys.argv[3], np.stack([m.eval()(wave).numpy() for m in models]))
 """
 
 
@@ -118,31 +120,18 @@ def test_a_sound_far_from_every_class_mean_is_unknown_however_sure_the_network_i
     sounds = {hz: tone(hz) for hz in (150, 1500, 6000)}
     heard = [Tagger.load(save_tiny(tmp_path / "plain")).predict((sound, 32000)) for sound in sounds.values()]
     means = np.stack([said.embedding / np.linalg.norm(said.embedding) for said in heard])
-    tagger = Tagger.load(
-        save_tiny(
-            tmp_path / "guided",
-            rejection={
-                "score": "guided_logit",
-                "threshold": 0.8 * min(float(h.logits.max() - h.logits.mean()) for h in heard),
-            },
-            class_means=means.tolist(),
-        )
-    )
+    rule = {"score": "guided_logit", "threshold": 0.8 * min(float(h.logits.max() - h.logits.mean()) for h in heard)}
+    tagger = Tagger.load(save_tiny(tmp_path / "guided", rejection=rule, class_means=means.tolist()))
     for said, (hz, sound) in zip(heard, sounds.items()):
         tags = tagger.tag((sound, 32000))
         assert tags.known and tags.score == pytest.approx(said.logits.max() - said.logits.mean(), rel=1e-4), hz
     window = tagger.timeline((np.concatenate([sounds[150], np.zeros(64000, "float32")]), 32000))
     assert window.known[0] and not window.known[-1]
-    far = save_tiny(
-        tmp_path / "far",
-        rejection={"score": "guided_logit", "threshold": tags.score / 2},
-        class_means=(-means).tolist(),
-    )
+    rule["threshold"] = tags.score / 2
+    far = save_tiny(tmp_path / "far", rejection=rule, class_means=(-means).tolist())
     assert not Tagger.load(far).tag((sounds[6000], 32000)).known
     with pytest.raises(BundleError, match="2 class means for 3 labels"):
-        save_tiny(
-            tmp_path / "few", rejection={"score": "guided_logit", "threshold": 1.0}, class_means=means[:2].tolist()
-        )
+        save_tiny(tmp_path / "few", rejection=rule, class_means=means[:2].tolist())
 
 
 def test_learner_weights_and_graph_agree_in_fresh_processes(tmp_path):
@@ -177,8 +166,8 @@ def test_every_flipped_or_lost_byte_of_the_graph_is_found(copy):
     with pytest.raises(BundleError, match="is damaged"): read_bundle(copy)
 
 
-# Overwrite a bundle in a forked child that kills itself before each line of export.py and core.py in turn, and look after each kill
-# at what is there. (Exporting isn't what is tested, and takes seconds: the graphs are given.)
+# Overwrite a bundle in a forked child that kills itself before each line of export.py and core.py in turn, and read
+# the bundle after each kill. The graphs are passed in: exporting them takes seconds, and is not tested here.
 KILL = """
 import itertools, os, signal, sys
 from pathlib import Path

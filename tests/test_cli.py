@@ -1,4 +1,4 @@
-"""The command as a person types it: a folder of clips to a bundle, its figures, its tags, and what a wrong argument gets"""
+"""The command line: train on a folder of clips, evaluate, tag, and messages for invalid arguments"""
 
 import json
 import os
@@ -66,9 +66,8 @@ def test_tag_prints_one_json_object(bundle, clips):
 
 
 def test_tag_for_a_person(bundle, clips):
-    done = audiotag(
-        "tag", clips / "hum" / "hum-0.wav", clips / "whistle" / "whistle-0.wav", "--model", bundle, "--top", 1
-    )
+    files = clips / "hum" / "hum-0.wav", clips / "whistle" / "whistle-0.wav"
+    done = audiotag("tag", *files, "--model", bundle, "--top", 1)
     assert [line.split()[-2] for line in done.stdout.splitlines()] == ["hum", "whistle"]
 
 
@@ -154,21 +153,29 @@ def test_what_the_system_refuses_is_one_line(bundle, clips, args, said):
     assert done.returncode == 2 and said in one_line(done.stderr)
 
 
-@pytest.mark.parametrize("args", [("app", "--port", "99999"), ("convert", "x", "--out", "y", "--workers", "0"), ("data", "synthetic", "--seed", "-1"), ("train", "x", "--seed", "-1")])
+@pytest.mark.parametrize("args", [
+    ("app", "--port", "99999"),
+    ("convert", "x", "--out", "y", "--workers", "0"),
+    ("data", "synthetic", "--seed", "-1"),
+    ("train", "x", "--seed", "-1"),
+])
 def test_numbers_out_of_range(args):
     done = audiotag(*args)
     assert done.returncode == 2 and "Invalid value" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("package, args", [("torch", ("pretrained", "mn04")), ("pandas", ("train", "nowhere")), ("gradio", ("app",))])
+@pytest.mark.parametrize("package, args", [
+    ("torch", ("pretrained", "mn04")), ("pandas", ("train", "nowhere")), ("gradio", ("app",)),
+])
 def test_a_package_that_is_not_installed(package, args):
     "As after `pip install .`, which brings what serving needs"
-    code = f"import sys; sys.modules[{package!r}] = None; sys.argv = {['audiotag', *args]!r}; from audiotag.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, one_line(done.stderr)) == (
-        2,
-        f"audiotag: this needs {package}: pip install 'audiotag[all]'",
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; sys.argv = {['audiotag', *args]!r}; "
+        "from audiotag.cli import main; main()"
     )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
+    message = f"audiotag: this needs {package}: pip install 'audiotag[all]'"
+    assert (done.returncode, one_line(done.stderr)) == (2, message)
 
 
 def test_a_name_that_is_no_text(bundle, clips, tmp_path):

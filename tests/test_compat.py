@@ -24,10 +24,14 @@ def test_quiet():
 
 def test_unknown_release_stops_the_import():
     "One line that says what was found, what is known and what to install"
-    code = "import importlib.metadata as m; v = m.version; m.version = lambda n: '3.1.0' if n == 'fastcore' else v(n); import audiotag.compat"
+    code = (
+        "import importlib.metadata as m; v = m.version; "
+        "m.version = lambda n: '3.1.0' if n == 'fastcore' else v(n); import audiotag.compat"
+    )
     last = run(code).stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "audiotag.compat.CompatError: fastcore 3.1.0 is not known to work with fastxtend (tried: 2.2): pip install 'fastcore==2.2.*'"
+        "audiotag.compat.CompatError: fastcore 3.1.0 is not known to work with fastxtend (tried: 2.2): "
+        "pip install 'fastcore==2.2.*'"
     )
 
 
@@ -84,7 +88,8 @@ LABELS = [TensorCategory(torch.arange(32)), TensorMultiCategory(torch.eye(32))]
 @pytest.mark.parametrize(("make", "x", "shape"), USED)
 def test_single_clips(make, x, shape, p):
     "Over forty tries a clip changes about as often as `p` says, and never in validation"
-    torch.manual_seed(0), random.seed(0)
+    torch.manual_seed(0)
+    random.seed(0)
     changed = 0
     tries = 40 if shape != (1, 1, 2000) else 12
     for _ in range(tries):
@@ -102,7 +107,8 @@ def test_single_clips(make, x, shape, p):
 @pytest.mark.parametrize("p", [.5, 1.])
 @pytest.mark.parametrize(("make", "x", "shape"), BATCHES)
 def test_batches_with_labels(make, x, shape, p, y):
-    torch.manual_seed(1), random.seed(1)
+    torch.manual_seed(1)
+    random.seed(1)
     batch = x(*shape)
     before, tfm = batch.as_subclass(torch.Tensor).clone(), make(p)
     out, labels = tfm((batch, y), split_idx=0)

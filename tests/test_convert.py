@@ -100,10 +100,8 @@ def test_file_changed(tmp_path):
     os.utime(table.path[3], ns=(0, 0)) # older, as after unpacking another archive
     assert convert(table, tmp_path/"out", CONFIG) == (2, 3, 0)
     after = images(tmp_path/"out")
-    assert (
-        after["clip001.png"][0] != before["clip001.png"][0]
-        and not np.asarray(Image.open(tmp_path / "out/clip001.png")).any()
-    )
+    assert after["clip001.png"][0] != before["clip001.png"][0]
+    assert not np.asarray(Image.open(tmp_path/"out/clip001.png")).any()
     assert after["clip000.png"] == before["clip000.png"]
 
 
@@ -155,10 +153,9 @@ def test_names_stay_apart(tmp_path):
     assert listed.image.nunique() == 3 and sorted(images(tmp_path/"out")) == sorted(listed.image)
     table["clip_id"] = ["dog/1", "../../escape", "/etc/passwd"]
     convert(table, tmp_path/"deep/out", CONFIG)
-    assert sorted(images(tmp_path)) == sorted(
-        [f"deep/out/{p}" for p in pd.read_csv(tmp_path / "deep/out/clips.csv").image]
-        + [f"out/{p}" for p in listed.image]
-    )
+    deep = pd.read_csv(tmp_path/"deep/out/clips.csv")
+    expected = [f"deep/out/{p}" for p in deep.image] + [f"out/{p}" for p in listed.image]
+    assert sorted(images(tmp_path)) == sorted(expected)
 
 
 def test_rows_in_another_order_keep_their_images_right(tmp_path):
@@ -193,7 +190,7 @@ print(convert(pd.read_csv(sys.argv[1]), sys.argv[2], SpectrogramConfig(), worker
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups")
 def test_killed_in_the_middle(tmp_path):
-    "SIGKILL of the whole group: every image that is there is whole, the folder doesn't pass for whole, and the next run does the rest"
+    "SIGKILL of the process group: all images are intact, the folder is incomplete, and the next run resumes"
     table, out = make_clips(tmp_path/"clips", 200, seconds=3), tmp_path/"out"
     table.to_csv(tmp_path/"table.csv", index=False)
     process = subprocess.Popen(

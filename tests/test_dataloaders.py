@@ -23,35 +23,11 @@ from audiotag.images import convert
 from audiotag.mel import SpectrogramConfig
 
 CONFIG = SpectrogramConfig(n_mels=32)
-SPEC = {
-    "time_mask": 0.2,
-    "freq_mask": 0.2,
-    "roll": True,
-    "pitch": 2.0,
-    "gain_db": 3.0,
-    "filter_db": 3.0,
-    "noise_db": (5, 30),
-    "lowpass": (4000, 12000),
-}
-LIBRARIES = {
-    "audiotag",
-    "fastai",
-    "fastxtend",
-    "fastcore",
-    "fasttransform",
-    "torch",
-    "torchaudio",
-    "numpy",
-}  # what a learner may need to be loaded
-WAVE = {
-    "gain_db": (-12, 0),
-    "noise_db": (5, 30),
-    "lowpass": (4000, 12000),
-    "shift": 0.5,
-    "pitch": 2.0,
-    "stretch": 1.3,
-    "p": 0.05,
-}
+BOTH = {"noise_db": (5, 30), "lowpass": (4000, 12000), "pitch": 2.}
+SPEC = {**BOTH, "time_mask": .2, "freq_mask": .2, "roll": True, "gain_db": 3., "filter_db": 3.}
+WAVE = {**BOTH, "gain_db": (-12, 0), "shift": .5, "stretch": 1.3, "p": .05}
+# the packages that loading a learner may require
+LIBRARIES = {"audiotag", "fastai", "fastxtend", "fastcore", "fasttransform", "torch", "torchaudio", "numpy"}
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +36,8 @@ def table(tmp_path_factory):
     folder, rng, rows = tmp_path_factory.mktemp("clips"), np.random.default_rng(0), []
     for i in range(24):
         t = np.arange(int(rng.uniform(.3, 2) * 16000)) / 16000
-        sf.write(
-            folder / f"{i}.wav",
-            0.1 * np.sin(2 * np.pi * (300, 1200)[i % 2] * t) + 0.01 * rng.standard_normal(len(t)),
-            16000,
-        )
+        tone = .1 * np.sin(2 * np.pi * (300, 1200)[i % 2] * t)
+        sf.write(folder / f"{i}.wav", tone + .01 * rng.standard_normal(len(t)), 16000)
         rows.append(
             {
                 "clip_id": str(i),
@@ -96,16 +69,15 @@ def learner(dls, path, kind="logmel"):
 
 
 def foreign(file):
-    """Classes and functions in an exported learner that a fresh process couldn't import from a library.
+    """Return the classes and functions of an exported learner that a new process can't import from a library
 
-    cloudpickle writes what belongs to a notebook by value, through functions of its own. One of those is harmless: `_builtin_type` names Python's type of
-    bound methods, of which every fastai learner holds some.
+    cloudpickle stores what is defined in a notebook by value, with helper functions of its own. One of them is
+    harmless: `_builtin_type` refers to Python's type of bound methods, which every fastai learner contains.
     """
     with zipfile.ZipFile(file) as archive:
         data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
-    names = {name for op, name, _ in pickletools.genops(data) if op.name == "GLOBAL"} - {
-        "cloudpickle.cloudpickle _builtin_type"
-    }
+    names = {name for op, name, _ in pickletools.genops(data) if op.name == "GLOBAL"}
+    names.discard("cloudpickle.cloudpickle _builtin_type")
     importable = LIBRARIES | (sys.stdlib_module_names - {"__main__"}) | {"__builtin__"}
     return {name for name in names if name.split(" ")[0].split(".")[0] not in importable}
 
@@ -125,7 +97,7 @@ print(json.dumps(said))
 
 
 def test_exported_learners_answer_in_a_fresh_process(table, images, tmp_path):
-    "From samples, images and waveforms, with all augmentation in the pipeline; nothing in the pickle belongs to this test, and no clips do"
+    "Samples, images and waveforms, with every augmentation; the pickles contain no clips and no code of this test"
     made = {
         "samples.pkl": (CONFIG, {"wave_augment": wave_tfms(**WAVE), "spec_augment": spec_tfms(**SPEC)}),
         "images.pkl": (CONFIG, {"images": images, "spec_augment": spec_tfms(**SPEC)}),
@@ -165,10 +137,8 @@ def sums(dl): return torch.cat([x.as_subclass(torch.Tensor).flatten(1).double().
 @pytest.mark.parametrize("from_images", [True, False])
 def test_worker_processes(table, images, from_images):
     "Two workers deliver the same types; validation equals that of none; training crops differ from epoch to epoch"
-    none, two = (
-        clip_dls(table, CONFIG, 0.2, bs=4, images=images if from_images else None, workers=n, device="cpu")
-        for n in (0, 2)
-    )
+    options = {"bs": 4, "images": images if from_images else None, "device": "cpu"}
+    none, two = (clip_dls(table, CONFIG, .2, workers=n, **options) for n in (0, 2))
     x, y = next(iter(two.train))
     assert isinstance(x, TensorLogMel) and x.shape == (4, 1, 32, 21) and x.config == CONFIG and y.shape == (4,)
     assert torch.equal(sums(none.valid), sums(two.valid))
@@ -218,7 +188,8 @@ def test_clips_that_convert_could_not_read(table, tmp_path):
 
 def test_same_seed_same_batches_whatever_else_is_random(table, images):
     def epoch(noise):
-        torch.manual_seed(noise), np.random.seed(noise)
+        torch.manual_seed(noise)
+        np.random.seed(noise)
         dls = clip_dls(table, CONFIG, .2, bs=4, images=images, seed=5, sampler="sources", device="cpu")
         return [(x.sum().item(), y.tolist()) for _ in range(3) for x, y in dls.train]
     assert epoch(0) == epoch(1)

@@ -1,4 +1,4 @@
-"""What a notebook cell can't test: whole official layouts made at once, scale, links and permissions, fresh processes"""
+"""What notebook cells can't test: complete official layouts, large tables, links and permissions, new processes"""
 
 import os
 import subprocess
@@ -45,11 +45,8 @@ def official(root, clips=60):
     labels = ["Hi-hat", "Cello", "Gong"]
     train = [f"{i:08x}.wav,{labels[i % 3]},{int(i % 5 < 2)},{1000+i//2},Attribution" for i in range(clips)]
     text(meta/"train_post_competition.csv", ["fname,label,manually_verified,freesound_id,license", *train, train[7]])
-    test = [
-        "f0.wav,Cello,Public,1,Attribution",
-        "f1.wav,Gong,Private,2,Attribution",
-        "f2.wav,None,Ignored,3,Attribution",
-    ]
+    test = ["f0.wav,Cello,Public,1", "f1.wav,Gong,Private,2", "f2.wav,None,Ignored,3"]
+    test = [f"{row},Attribution" for row in test]
     text(meta/"test_post_competition_scoring_clips.csv", ["fname,label,usage,freesound_id,license", *test])
     for i in range(clips-1): sound(root/f"FSDKaggle2018.audio_train/{i:08x}.wav")
     for i in range(3): sound(root/f"FSDKaggle2018.audio_test/f{i}.wav")
@@ -58,9 +55,8 @@ def official(root, clips=60):
 
 
 def test_every_fault_is_counted_once(tmp_path):
-    with pytest.warns(
-        DatasetWarning, match="1 file not there .*; 1 file without a label .*; 1 name given again"
-    ) as caught:
+    message = "1 file not there .*; 1 file without a label .*; 1 name given again"
+    with pytest.warns(DatasetWarning, match=message) as caught:
         table = read_fsdkaggle2018(official(tmp_path))
     assert caught[0].filename == __file__ # the warning points at the caller
     report = table.attrs["report"]
@@ -85,10 +81,8 @@ def test_official_test_set_is_never_split(tmp_path):
 
 def test_kaggles_own_files(tmp_path):
     text(tmp_path/"train.csv", ["fname,label,manually_verified", "00044347.wav,Hi-hat,0", "001ca53d.wav,Saxophone,1"])
-    text(
-        tmp_path / "test_post_competition.csv",
-        ["fname,label,usage,freesound_id,license", "a.wav,None,Ignored,1,x", "b.wav,Oboe,Private,2,x"],
-    )
+    test = ["fname,label,usage,freesound_id,license", "a.wav,None,Ignored,1,x", "b.wav,Oboe,Private,2,x"]
+    text(tmp_path/"test_post_competition.csv", test)
     for name in ("audio_train/00044347.wav", "audio_train/001ca53d.wav", "audio_test/a.wav", "audio_test/b.wav"):
         sound(tmp_path / name)
     table = read_dataset(tmp_path)
@@ -108,14 +102,8 @@ def test_looped_urban_clip_is_cut_to_its_true_length(tmp_path):
 
 
 def test_esc50_flags_esc10(tmp_path):
-    text(
-        tmp_path / "meta/esc50.csv",
-        [
-            "filename,fold,target,category,esc10,src_file,take",
-            "1-1-A-0.wav,1,0,dog,True,1,A",
-            "5-2-B-4.wav,5,4,frog,False,2,B",
-        ],
-    )
+    rows = ["1-1-A-0.wav,1,0,dog,True,1,A", "5-2-B-4.wav,5,4,frog,False,2,B"]
+    text(tmp_path/"meta/esc50.csv", ["filename,fold,target,category,esc10,src_file,take", *rows])
     for name in ("1-1-A-0", "5-2-B-4"): sound(tmp_path/f"audio/{name}.wav")
     table = read_esc50(tmp_path)
     assert table.esc10.tolist() == [True, False] and table.fold.tolist() == [1, 5]
@@ -184,10 +172,8 @@ def test_names_that_no_table_can_hold(tmp_path):
     sound(tmp_path/"dog/1.wav")
     try: (tmp_path/"dog/1.wav").rename(tmp_path/"dog"/os.fsdecode(b"caf\xe9.wav"))
     except OSError: pytest.skip("this file system takes UTF-8 only")
-    with pytest.raises(
-        DatasetError, match=r"1 sound files have a path that is no UTF-8 \(.*caf\\xe9.wav \.\.\.\): rename"
-    ):
-        read_folder(tmp_path)
+    message = r"1 sound files have a path that is no UTF-8 \(.*caf\\xe9.wav \.\.\.\): rename"
+    with pytest.raises(DatasetError, match=message): read_folder(tmp_path)
 
 
 def test_folder_and_find_audio_agree(tmp_path):
@@ -229,17 +215,15 @@ def test_table_survives_csv_and_parquet(tmp_path):
 
 def test_splits_are_the_same_in_a_fresh_process(tmp_path):
     for i in range(40): sound(tmp_path/f"{'ab'[i % 2]}/{i}.wav")
-    code = "import sys; from audiotag.datasets import *; print(''.join(s[0] for s in assign_splits(read_folder(sys.argv[1]), seed=3).split))"
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=os.environ | {"PYTHONHASHSEED": h},
-        ).stdout
-        for h in "12"
-    ]
+    code = (
+        "import sys; from audiotag.datasets import *; "
+        "print(''.join(s[0] for s in assign_splits(read_folder(sys.argv[1]), seed=3).split))"
+    )
+    runs = []
+    for seed in "12":
+        env = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        runs.append(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
     assert runs[0] == runs[1] and 6 <= runs[0].count("v") <= 10
 
 
@@ -299,10 +283,12 @@ def test_min_clips_counts_what_can_be_trained_on():
 
 
 def test_reading_rows_needs_no_torch():
-    code = "import sys, audiotag.datasets; sys.exit(' '.join(m for m in ('torch', 'librosa', 'matplotlib', 'sklearn') if m in sys.modules))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stderr.strip() == ""
+    code = (
+        "import sys, audiotag.datasets; "
+        "sys.exit(' '.join(m for m in ('torch', 'librosa', 'matplotlib', 'sklearn') if m in sys.modules))"
     )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
 
 
 def test_aliases_do_not_clobber(tmp_path):

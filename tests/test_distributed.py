@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-LAUNCH = [
-    sys.executable,
-    "-m",
-    "accelerate.commands.launch",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-]
+OPTIONS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", *OPTIONS]
 TRAIN = """
 import os, sys
 import numpy as np, torch
@@ -31,7 +22,8 @@ data, out = sys.argv[1:]
 torch.set_num_threads(1)
 table = read_dataset("urbansound8k", data)
 table = table.assign(split=np.where(table.fold <= 2, "valid", "train"))
-learn = make_learner(table, Recipe(arch="xresnet_small", crop_seconds=1.0, bs=16, seed=3), RunConfig(device=local_device()))
+recipe = Recipe(arch="xresnet_small", crop_seconds=1.0, bs=16, seed=3)
+learn = make_learner(table, recipe, RunConfig(device=local_device()))
 drawn = []
 create = learn.dls.train.create_item
 learn.dls.train.create_item = lambda i: (drawn.append(i), create(i))[1]
@@ -41,13 +33,23 @@ with distributed(learn), learn.no_bar(), learn.no_logging():
     learn.unfreeze()
     learn.fit_one_cycle(3, 1e-2)
 weights = torch.cat([p.detach().flatten() for p in learn.model.parameters()]).double()
-np.savez(f"{out}/{rank_distrib()}.npz", weights=weights.numpy(), drawn=np.array([i for i in drawn if i is not None]), values=np.array(learn.recorder.values[-1]),
-    bs=learn.dls.train.bs, kind=type(learn.model).__name__, train=len(learn.dls.train_ds))
+np.savez(
+    f"{out}/{rank_distrib()}.npz",
+    weights=weights.numpy(),
+    drawn=np.array([i for i in drawn if i is not None]),
+    values=np.array(learn.recorder.values[-1]),
+    bs=learn.dls.train.bs,
+    kind=type(learn.model).__name__,
+    train=len(learn.dls.train_ds),
+)
 """
 
 
 def launched(processes: int, *command: str) -> subprocess.CompletedProcess:
-    "`accelerate launch` on CPUs: --cpu starts one process (more only through MPI), so several are launched as for GPUs, and told in the environment that there are none"
+    """Run `accelerate launch` on CPUs
+
+    `--cpu` starts one process only, unless MPI is used. More are started as for GPUs, with ACCELERATE_USE_CPU set.
+    """
     env = {
         **os.environ,
         "PYTHONPATH": str(HERE.parent),
@@ -89,11 +91,10 @@ def test_the_networks_are_equal_and_bare(two):
 
 
 def test_each_process_draws_its_own_clips(two):
-    first, second = (
-        set(rank["drawn"][: len(rank["drawn"]) // 4].tolist()) for rank in two
-    )  # of the first of four epochs
+    sampled = [rank["drawn"].tolist() for rank in two]
+    first, second = (set(clips[:len(clips) // 4]) for clips in sampled)  # in the first of four epochs
     assert first and second and not first & second
-    assert len(first | second) >= 0.8 * int(two[0]["train"])  # what fills no batch is left out, as with one process
+    assert len(first | second) >= 0.8 * int(two[0]["train"])  # an incomplete batch is dropped, as with one process
 
 
 def test_both_know_the_same_validation_figures(two):
@@ -106,29 +107,14 @@ def test_the_command_trains_writes_and_prints_once(data, tmp_path):
     command, figures = str(Path(sys.executable).with_name("audiotag")), {}
     for processes in 1, 2:
         out = tmp_path / str(processes)
-        done = launched(
-            processes,
-            command,
-            "train",
-            "urbansound8k",
-            "--data",
-            str(data),
-            "--out",
-            str(out),
-            "--epochs",
-            "24",
-            "--set",
-            "crop_seconds=1",
-            "--set",
-            "bs=16",
-            "--json",
-        )
+        options = ["--epochs", "24", "--set", "crop_seconds=1", "--set", "bs=16", "--json"]
+        folders = "--data", str(data), "--out", str(out)
+        done = launched(processes, command, "train", "urbansound8k", *folders, *options)
         assert done.returncode == 0, done.stderr[-3000:]
         figures[processes] = json.loads(done.stdout)["metrics"]  # one document: nobody else prints
         assert done.stderr.count("train_loss") == 24
-        assert (out / "model.onnx").exists() and sorted(p.name for p in tmp_path.iterdir()) == [
-            str(p) for p in range(1, processes + 1)
-        ]
+        assert (out / "model.onnx").exists()
+        assert sorted(p.name for p in tmp_path.iterdir()) == [str(p) for p in range(1, processes + 1)]
     assert figures[1]["clips"] == figures[2]["clips"]
     assert abs(figures[1]["accuracy"] - figures[2]["accuracy"]) <= 0.25, figures  # of 20 clips: two standard errors
     assert min(f["accuracy"] for f in figures.values()) >= 0.3, figures  # three times chance

@@ -1,4 +1,4 @@
-"The learner and the tagger give the same logits, for every architecture, with weights that have learnt; on real clips: benchmarks/equality.py"
+"The learner and the tagger return the same logits for every architecture (real clips: benchmarks/equality.py)"
 
 import json
 import os
@@ -26,7 +26,11 @@ def clips(tmp_path_factory):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_both_halves_of_a_bundle_agree(arch, clips, tmp_path):
     bundle = train_bundle(arch, clips.iloc[::2], tmp_path, epochs=10, bs=8)
-    code = "import sys, json; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from equality import compare; print(json.dumps(compare(Path(sys.argv[2]), json.load(sys.stdin))))"
+    code = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); "
+        "from pathlib import Path; from equality import compare; "
+        "print(json.dumps(compare(Path(sys.argv[2]), json.load(sys.stdin))))"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(ROOT / "benchmarks"), str(bundle)],

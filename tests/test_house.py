@@ -22,12 +22,8 @@ def tree(module): return ast.parse((ROOT/"audiotag"/f"{module}.py").read_text())
 def imported(module):
     "Modules of ours that this one needs to run; not those that are named in annotations alone"
     body = tree(module)
-    typing = {
-        id(node)
-        for block in body.body
-        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
+    blocks = [n for n in body.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING"]
+    typing = {id(node) for block in blocks for node in ast.walk(block)}
     for node in (node for node in ast.walk(body) if id(node) not in typing):
         if isinstance(node, ast.Import):
             yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("audiotag."))
@@ -62,37 +58,32 @@ def test_what_strings_import_exists():
     folders = {"audiotag": "[!_]*.py", "tests": "*.py", "benchmarks": "*.py", "nbs": "*.ipynb"}
     files = [p for folder, pattern in folders.items() for p in (ROOT/folder).glob(pattern)]
     files += [ROOT/name for name in ("README.md", "CONTRIBUTING.md", "settings.ini", "ruff.toml", "setup.py", "app.py")]
-    named = {(p.name, a or b) for p in files for a, b in re.findall(r"\baudiotag(?:\.([a-z]\w+)|/(\w+)\.py)\b", p.read_text())}
-    not_modules = {"json", "nothing"}  # a marker file; a module that a test misses
-    assert {(file, module) for file, module in named if module not in names.keys() | not_modules} == set()
-    imports = [(p.name, m, n) for p in files for m, line in re.findall(r"from audiotag\.(\w+) import (\w+(?:, ?\w+)*)", p.read_text())
-               for n in re.split(", ?", line)]
-    assert [(file, m, n) for file, m, n in imports if n not in names[m]] == []
+    known = names.keys() | {"json", "nothing"}  # a marker file; a module that a test misses
+    unknown = []
+    for path in files:
+        text = path.read_text()
+        modules = {a or b for a, b in re.findall(r"\baudiotag(?:\.([a-z]\w+)|/(\w+)\.py)\b", text)}
+        unknown += [(path.name, module) for module in modules - known]
+        for module, line in re.findall(r"from audiotag\.(\w+) import (\w+(?:, ?\w+)*)", text):
+            unknown += [(path.name, module, name) for name in re.split(", ?", line) if name not in names[module]]
+    assert unknown == []
 
 @pytest.mark.parametrize("module", order())
 def test_functions_are_short_and_exports_say_what_they_do(module):
     body = tree(module)
     functions = [n for n in ast.walk(body) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
     assert [f.name for f in functions if f.end_lineno-f.lineno+1 > 40] == []
-    exported = next(
-        (
-            ast.literal_eval(n.value)
-            for n in body.body
-            if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"
-        ),
-        [],
-    )
-    assert [
-        n.name
-        for n in body.body
-        if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in exported and not ast.get_docstring(n)
-    ] == []
-
+    assigned = {getattr(n.targets[0], "id", ""): n.value for n in body.body if isinstance(n, ast.Assign)}
+    exported = ast.literal_eval(assigned["__all__"]) if "__all__" in assigned else []
+    definitions = [n for n in body.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in exported]
+    assert [n.name for n in definitions if not ast.get_docstring(n)] == []
 
 def test_lines_have_at_most_120_characters():
     long = []
-    for path in (p for folder in ("audiotag", "tests", "benchmarks") for p in (ROOT/folder).glob("*.py") if p.stem != "_modidx"):
-        text = re.sub(r"(?s)^__all__ = \[.*?\]$", "", path.read_text(), count=1, flags=re.MULTILINE)  # nbdev wraps it at 130
+    files = [p for folder in ("audiotag", "tests", "benchmarks") for p in (ROOT/folder).glob("*.py")]
+    for path in (p for p in files if p.stem != "_modidx"):
+        # nbdev wraps __all__ at 130
+        text = re.sub(r"(?s)^__all__ = \[.*?\]$", "", path.read_text(), count=1, flags=re.MULTILINE)
         long += [f"{path.name}: {line[:60]}" for line in text.splitlines() if len(line) > 120]
     assert long == []
 

@@ -42,19 +42,9 @@ class Hub(BaseHTTPRequestHandler):
                 for name, data in files.items()
             ]
             if "tree" in parts: return self.answer(entries)
-            return self.answer(
-                {
-                    "_id": "1",
-                    "id": repo,
-                    "modelId": repo,
-                    "sha": COMMIT,
-                    "private": False,
-                    "tags": [],
-                    "downloads": 0,
-                    "likes": 0,
-                    "siblings": [{"rfilename": name} for name in files],
-                }
-            )
+            card = {"_id": "1", "id": repo, "modelId": repo, "sha": COMMIT, "private": False, "tags": []}
+            card |= {"downloads": 0, "likes": 0, "siblings": [{"rfilename": name} for name in files]}
+            return self.answer(card)
         name = "/".join(parts[4:])
         if name not in files: return self.answer({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
         self.answer(
@@ -79,25 +69,14 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer({"url": f"http://{self.headers['Host']}/{repo}", "id": repo, "name": repo})
         if path == "/api/validate-yaml": return self.answer({"errors": [], "warnings": []})
         if "preupload" in path:
-            return self.answer(
-                {
-                    "files": [
-                        {**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]
-                    ],
-                    "commitOid": COMMIT,
-                }
-            )
+            plan = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [file | plan for file in json.loads(body)["files"]]
+            return self.answer({"files": files, "commitOid": COMMIT})
         for line in map(json.loads, body.splitlines()):
             if line["key"] == "file":
                 self.files[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-        self.answer(
-            {
-                "success": True,
-                "commitOid": COMMIT,
-                "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{COMMIT}",
-                "hookOutput": "",
-            }
-        )
+        url = f"http://{self.headers['Host']}/{repo}/commit/{COMMIT}"
+        self.answer({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
 
 
 @pytest.fixture()

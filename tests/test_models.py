@@ -1,4 +1,4 @@
-"What a notebook can't test of `audiotag.models`: every export, fresh processes, no network, a server that lies, hostile files"
+"What notebooks can't test of `audiotag.models`: every export, new processes, no network, broken servers, hostile files"
 
 import functools
 import hashlib
@@ -23,21 +23,16 @@ from audiotag.mel import EFFICIENTAT, SpectrogramConfig
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"     # nothing listens there
-FAST, SLOW = (
-    ("wave1d",),
-    ("mn04", "xresnet_small", "xresnet18", "crnn", "mn10", "resnet18", "convnext_atto", "efficientnet_b0"),
-)
+FAST = ("wave1d",)
+SLOW = ("mn04", "xresnet_small", "xresnet18", "crnn", "mn10", "resnet18", "convnext_atto", "efficientnet_b0")
 ALL = ("xresnet_small", "mn04", "crnn", "wave1d", "resnet10t")
 
 
 def example(arch, clips=2, frames=150):
     "A batch for `arch`: random spectrograms, or as many waveform samples"
     config = default_config(arch)
-    return (
-        torch.randn(clips, 1, frames * 320) * 0.1
-        if config.kind == "wave"
-        else torch.rand(clips, 1, config.n_mels, frames)
-    )
+    if config.kind == "wave": return torch.randn(clips, 1, frames*320)*.1
+    return torch.rand(clips, 1, config.n_mels, frames)
 
 
 def fresh(code, **env):
@@ -77,12 +72,11 @@ def exported(net, x):
 def test_onnx_agrees_for_any_batch_and_length(arch):
     torch.manual_seed(0)
     net = create_model(arch, 7, default_config(arch))
-    for (
-        m
-    ) in net.modules():  # as after training: at the start, some blocks of fastai's pass nothing on, and deep nets fade
+    # as after training: initially, some blocks of fastai output zeros, and the outputs of deep networks vanish
+    for m in net.modules():
         if isinstance(m, torch.nn.modules.batchnorm._BatchNorm):
-            torch.nn.init.uniform_(m.weight, 0.5, 1.5)
-            m.momentum = 1.0
+            torch.nn.init.uniform_(m.weight, .5, 1.5)
+            m.momentum = 1.
     torch.nn.init.normal_(net.head.weight)
     with torch.no_grad(): net(example(arch, 4, 100))
     net.eval()
@@ -99,9 +93,8 @@ def test_onnx_of_three_channels():
     net = create_model("xresnet_small", 4, SpectrogramConfig(kind="delta")).eval()
     x = torch.rand(2, 3, 128, 100)
     session = exported(net, x)
-    assert (
-        abs(session.run(None, {"x": x[:1, ..., :60].numpy()})[0] - net(x[:1, ..., :60]).detach().numpy()).max() < 1e-4
-    )
+    part = x[:1, ..., :60]
+    assert abs(session.run(None, {"x": part.numpy()})[0] - net(part).detach().numpy()).max() < 1e-4
 
 
 # ---- one contract for all ----
@@ -133,10 +126,8 @@ def test_a_click_does_not_overflow_in_half_precision():
 def test_a_fresh_process_makes_the_same_networks(tmp_path):
     for arch in ("xresnet_small", "mn04"):
         net, x = create_model(arch, 5, default_config(arch), dropout=.1).eval(), example(arch, 1, 80)
-        torch.save(
-            {"arch": net.arch, "kwargs": net.kwargs, "state": net.state_dict(), "x": x, "y": net(x).detach()},
-            tmp_path / f"{arch}.pt",
-        )
+        saved = {"arch": net.arch, "kwargs": net.kwargs, "state": net.state_dict(), "x": x, "y": net(x).detach()}
+        torch.save(saved, tmp_path/f"{arch}.pt")
         (tmp_path/f"{arch}.pkl").write_bytes(pickle.dumps(net))
     done = fresh(
         """if 1:
@@ -146,7 +137,8 @@ def test_a_fresh_process_makes_the_same_networks(tmp_path):
             saved = torch.load(path)
             net = create_model(saved["arch"], 5, default_config(saved["arch"]), **saved["kwargs"]).eval()
             net.load_state_dict(saved["state"])
-            for it in (net, pickle.loads(path.with_suffix(".pkl").read_bytes())): print(float((it(saved["x"]) - saved["y"]).abs().max()) < 1e-5)
+            for it in (net, pickle.loads(path.with_suffix(".pkl").read_bytes())):
+                print(float((it(saved["x"]) - saved["y"]).abs().max()) < 1e-5)
         print(len(audioset_labels()))   # package data, found from outside the repository
         """,
         FOLDER=tmp_path,
@@ -167,9 +159,8 @@ def test_freezing_with_fastai_trains_the_head_alone():
     learn.freeze()
     before = [p.detach().clone() for group in split_params(net) for p in group]
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
-    moved = [
-        not torch.equal(a, b) for a, b in zip(before, (p for group in split_params(net) for p in group), strict=True)
-    ]
+    after = [p for group in split_params(net) for p in group]
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert moved == [False]*(len(moved) - 2) + [True]*2
 
 

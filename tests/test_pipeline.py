@@ -27,9 +27,7 @@ def ran(home):
 def test_held_out_synthetic_clips_are_tagged(ran):
     rows = {row["data set"]: row for row in ran[0]["rows"]}
     assert rows["FSDKaggle2018"]["MAP@3"] >= 0.90
-    assert (
-        rows["UrbanSound8K"]["accuracy"] > 0.3
-    )  # ten classes: three times chance, on a fold of recordings it has not heard
+    assert rows["UrbanSound8K"]["accuracy"] > 0.3  # ten classes: three times chance, on a held-out fold
 
 
 def test_both_bundles_are_there_and_the_next_command_works(ran, home):
@@ -39,13 +37,8 @@ def test_both_bundles_are_there_and_the_next_command_works(ran, home):
     )
     assert done.returncode == 0 and len(json.loads(done.stdout)["tags"]) == 3
     for name in ("synthetic-fsdkaggle2018", "synthetic-urbansound8k"):
-        assert {p.name for p in (home / "models" / name).iterdir()} == {
-            "config.json",
-            "model.onnx",
-            "model.safetensors",
-            "learner.pkl",
-            "README.md",
-        }
+        files = {p.name for p in (home / "models" / name).iterdir()}
+        assert files == {"config.json", "model.onnx", "model.safetensors", "learner.pkl", "README.md"}
 
 
 def test_a_second_run_says_what_it_reused(ran, home):
@@ -72,6 +65,5 @@ def test_shuffled_labels_teach_nothing(ran, home):
     images = home / "data" / "synthetic-images" / "fsdkaggle2018"
     run = RunConfig(images=images, config=SpectrogramConfig(**SYNTHETIC), device="cpu")
     figures = train(table, recipe, run=run)["metrics"]
-    assert (
-        figures["split"] == "test" and figures["accuracy"] < 0.25
-    )  # 12 classes: chance is 0.083, and 0.25 is six standard deviations above
+    # 12 classes: chance is 0.083, and 0.25 is six standard deviations above
+    assert figures["split"] == "test" and figures["accuracy"] < 0.25

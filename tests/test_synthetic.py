@@ -21,7 +21,10 @@ from audiotag.datasets import (
 from audiotag.synthetic import FSD_SOUNDS, URBAN_SOUNDS
 from audiotag.synthetic import SAMPLE_RATE, example_clips, is_complete, make_synthetic
 
-MAKE = "import sys; from audiotag.synthetic import make_synthetic; make_synthetic(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+MAKE = (
+    "import sys; from audiotag.synthetic import make_synthetic; "
+    "make_synthetic(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+)
 
 
 def tree(folder):
@@ -40,11 +43,8 @@ def three_numbers(path):
     "Duration in s, level in dB, spectral centroid in Hz"
     samples, rate = sf.read(path)
     power = np.abs(np.fft.rfft(samples, 1 << 16))**2
-    return (
-        len(samples) / rate,
-        10 * np.log10(np.mean(samples**2) + 1e-12),
-        (np.fft.rfftfreq(1 << 16, 1 / rate) * power).sum() / power.sum(),
-    )
+    centroid = (np.fft.rfftfreq(1 << 16, 1/rate)*power).sum()/power.sum()
+    return len(samples)/rate, 10*np.log10(np.mean(samples**2)+1e-12), centroid
 
 
 def shortcut(train, test):
@@ -52,11 +52,8 @@ def shortcut(train, test):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     x, held_out = (np.array([three_numbers(p) for p in part.path]) for part in (train, test))
-    return (
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        .fit(x, train.label)
-        .score(held_out, test.label)
-    )
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, train.label)
+    return model.score(held_out, test.label)
 
 
 def test_fsd_layout_and_numbers(whole):
@@ -112,18 +109,13 @@ def test_there_is_something_to_learn(whole):
 
 def test_same_seed_same_bytes_in_a_fresh_process(tmp_path):
     make_synthetic(tmp_path/"here", 60, 20, progress=False)
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", MAKE, str(tmp_path / "there"), "60", "20"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-W", "error", "-c", MAKE, str(tmp_path/"there"), "60", "20"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "") # and no bar where there is no terminal
     assert tree(tmp_path/"here") == tree(tmp_path/"there")
     make_synthetic(tmp_path/"other", 60, 20, seed=1, progress=False)
-    assert not set(tree(tmp_path / "here").values()) & {
-        h for f, h in tree(tmp_path / "other").items() if f.endswith(".wav")
-    }
+    other = {h for f, h in tree(tmp_path/"other").items() if f.endswith(".wav")}
+    assert not set(tree(tmp_path/"here").values()) & other
 
 
 def test_second_call_touches_nothing(whole):
@@ -141,9 +133,8 @@ def test_killed_half_way_is_redone(tmp_path, set_name, fsd, urban):
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert list((tmp_path / "out").glob(f".{set_name}.*.part")) and not (tmp_path / "out" / set_name).exists(), (
-        "what is half done has not taken its name"
-    )
+    assert list((tmp_path/"out").glob(f".{set_name}.*.part"))
+    assert not (tmp_path/"out"/set_name).exists(), "an incomplete dataset has a temporary name"
     assert not is_complete(tmp_path/"out", fsd, urban)
     make_synthetic(tmp_path/"out", 60, 20, progress=False)
     make_synthetic(tmp_path/"clean", 60, 20, progress=False)
@@ -173,16 +164,13 @@ def test_card_can_tell_synthetic_from_real(tmp_path):
     make_synthetic(tmp_path/"data/synthetic", 60, 20, progress=False)
     assert json.loads((tmp_path/"data/synthetic/UrbanSound8K/synthetic.json").read_text())["licence"] == "CC0 1.0"
     assert read_dataset("synthetic-urbansound8k", data=tmp_path/"data").attrs["report"].name == "synthetic-urbansound8k"
-    assert (
-        read_dataset("fsdkaggle2018", data=tmp_path / "data/synthetic").attrs["report"].name
-        == "synthetic-fsdkaggle2018"
-    )
+    table = read_dataset("fsdkaggle2018", data=tmp_path/"data/synthetic")
+    assert table.attrs["report"].name == "synthetic-fsdkaggle2018"
 
 
 def test_examples_are_in_no_set(tmp_path, whole):
     paths = example_clips(tmp_path, ["Gong", "siren"], suffix=".wav")
     assert [sf.info(p).duration for p in paths] == [3., 3.]
     assert not {hashlib.sha256(p.read_bytes()).hexdigest() for p in paths} & set(tree(whole).values())
-    assert [p.read_bytes() for p in example_clips(tmp_path / "again", ["Gong", "siren"], suffix=".wav")] == [
-        p.read_bytes() for p in paths
-    ]
+    again = example_clips(tmp_path/"again", ["Gong", "siren"], suffix=".wav")
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]

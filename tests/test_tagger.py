@@ -38,14 +38,14 @@ def python(code: str, *args, **kw) -> subprocess.CompletedProcess:
 
 def test_a_fresh_process_gives_the_same(folder, tagger, tmp_path):
     sf.write(tmp_path / "a.flac", tone(1500, 2.7, 44100) + tone(300, 2.7, 44100, 0.05), 44100)
-    code = "import sys, json; from audiotag import Tagger; p = Tagger.load(sys.argv[1]).predict(sys.argv[2]); print(json.dumps([p.probabilities.tolist(), p.score, p.known]))"
+    code = (
+        "import sys, json; from audiotag import Tagger; p = Tagger.load(sys.argv[1]).predict(sys.argv[2]); "
+        "print(json.dumps([p.probabilities.tolist(), p.score, p.known]))"
+    )
     probabilities, score, known = json.loads(python(code, folder, tmp_path / "a.flac").stdout)
     here = tagger.predict(tmp_path / "a.flac")
-    assert (
-        probabilities == pytest.approx(here.probabilities, abs=1e-5)
-        and score == pytest.approx(here.score, abs=1e-5)
-        and known is here.known
-    )
+    assert probabilities == pytest.approx(here.probabilities, abs=1e-5)
+    assert score == pytest.approx(here.score, abs=1e-5) and known is here.known
 
 
 @pytest.mark.parametrize("rate, channels", [(8000, 1), (22050, 2), (48000, 8), (96000, 1)])
@@ -53,9 +53,8 @@ def test_any_rate_and_channels(tagger, rate, channels, tmp_path):
     samples = np.stack([tone(1500, 1.5, rate)] * channels, 1)
     sf.write(tmp_path / "a.wav", samples, rate, subtype="PCM_24")
     assert tagger.tag(tmp_path / "a.wav")[0].label == "middle"
-    assert tagger.predict((samples, rate)).probabilities == pytest.approx(
-        tagger.predict(tmp_path / "a.wav").probabilities, abs=1e-3
-    )
+    from_file, from_array = tagger.predict(tmp_path / "a.wav"), tagger.predict((samples, rate))
+    assert from_array.probabilities == pytest.approx(from_file.probabilities, abs=1e-3)
 
 
 def test_a_file_object_can_be_used_twice(tagger, tmp_path):
@@ -96,13 +95,12 @@ def test_of_a_very_long_sound_only_the_crops_are_read(tagger, tmp_path, monkeypa
 
 
 def test_a_very_long_sound_that_broke_off(tagger, tmp_path):
-    "Its header promises more than ten minutes; crops past what is there are left out, and where nothing is there it is refused"
+    "The header says more than ten minutes: crops after the end are skipped, and a file without samples is rejected"
     sf.write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, (LONG + 100) * 8000), 8000)
     data = (tmp_path / "long.flac").read_bytes()
     (tmp_path / "long.flac").write_bytes(data[:len(data) // 2])
-    assert tagger.predict(tmp_path / "long.flac").logits == pytest.approx(
-        tagger.predict(io.BytesIO(data)).logits, abs=0.2
-    )
+    truncated, complete = tagger.predict(tmp_path / "long.flac"), tagger.predict(io.BytesIO(data))
+    assert truncated.logits == pytest.approx(complete.logits, abs=0.2)
     (tmp_path / "long.flac").write_bytes(data[:200])
     with pytest.raises(AudioError, match="long.flac holds no samples"): tagger.tag(tmp_path / "long.flac")
 
@@ -143,17 +141,14 @@ def test_a_timeline_doesnt_depend_on_batches_or_blocks(tagger, monkeypatch):
     whole = tagger.timeline(sound, hop=0.3)
     monkeypatch.setattr("audiotag.tagger.BATCH", 3)
     again = tagger.timeline(sound, hop=0.3)
-    assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-5) and [s[:3] for s in again] == [
-        s[:3] for s in whole
-    ]
+    assert again.probabilities == pytest.approx(whole.probabilities, abs=1e-5)
+    assert [s[:3] for s in again] == [s[:3] for s in whole]
 
 
 def test_the_outputs_of_a_timeline(tagger):
     line = tagger.timeline((np.concatenate([tone(200, 3), tone(8000, 3)]), 32000))
-    assert (
-        timeline_csv(line).splitlines()[0] == "start,end,label,probability"
-        and len(timeline_csv(line).splitlines()) == 3
-    )
+    rows = timeline_csv(line).splitlines()
+    assert rows[0] == "start,end,label,probability" and len(rows) == 3
     assert [row.split("\t")[2] for row in timeline_audacity(line).splitlines()] == ["low", "high"]
     assert [s["label"] for s in json.loads(timeline_json(line))["segments"]] == ["low", "high"]
 
@@ -164,7 +159,8 @@ from audiotag import Tagger
 tagger = Tagger.load(sys.argv[1], threads=2)
 line = tagger.timeline(sys.argv[2])
 tagger.spectrogram(sys.argv[2], columns=2)
-print(round(line.seconds), len(line.known), int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024)  # ru_maxrss would count pytest's own
+peak = open('/proc/self/status').read().split('VmHWM:')[1].split()[0]  # ru_maxrss would include pytest's
+print(round(line.seconds), len(line.known), int(peak) // 1024)
 """
 
 

@@ -38,14 +38,9 @@ LOW_THEN_HIGH = np.concatenate([tone(LOW, 1.5), tone(HIGH, 1.5)])
 # ---------------------------------------------------------------- what is served
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    "Three bundles: one whose network is written down by hand, the same without activation maps and with other labels, and a damaged one"
-    import onnx
+def handmade_network():
+    "A network that detects low, middle and high tones, without training"
     import torch
-
-    from audiotag.export import save_bundle
-    from audiotag.mel import SpectrogramConfig
 
     class Bands(torch.nn.Module):
         arch, kwargs, pooled_linear = "bands", {}, True
@@ -53,29 +48,29 @@ def models(tmp_path_factory):
         def __init__(self):
             super().__init__()
             self.head = torch.nn.Linear(8, 3, bias=False)
-            self.head.weight.data = 40 * torch.tensor(
-                [[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1.0]]
-            )
+            rows = [1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1, 1, 1.0]
+            self.head.weight.data = 40 * torch.tensor(rows)
 
         def features(self, x): return torch.nn.functional.avg_pool2d((x - 0.5).relu(), (8, 10)).transpose(1, 2)
         def embed(self, x): return self.features(x).mean((2, 3))
         def forward(self, x): return self.head(self.embed(x))
 
+    return Bands().eval()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    "Three bundles: a handmade one, the same without activation maps and with other labels, and a corrupted one"
+    import onnx
+
+    from audiotag.export import save_bundle
+    from audiotag.mel import SpectrogramConfig
     folder = tmp_path_factory.mktemp("models")
-    about = {
-        "config": SpectrogramConfig(n_mels=64),
-        "crop_seconds": 1.0,
-        "temperature": 0.3,
-        "rejection": {"score": "max_probability", "threshold": 0.5},
-    }
+    about = {"config": SpectrogramConfig(n_mels=64), "crop_seconds": 1.0, "temperature": 0.3}
+    about |= {"name": "urbansound8k", "labels": ["low_sound", "middle_sound", "high_sound"]}
+    about["rejection"] = {"score": "max_probability", "threshold": 0.5}
     about["datasets"] = [{"name": "tones", "title": "Tones", "licence": "CC0", "citation": "made for this test"}]
-    save_bundle(
-        folder / "urbansound8k",
-        Bands().eval(),
-        name="urbansound8k",
-        labels=["low_sound", "middle_sound", "high_sound"],
-        **about,
-    )
+    save_bundle(folder / "urbansound8k", handmade_network(), **about)
     other = shutil.copytree(folder / "urbansound8k", folder / "other")
     graph = onnx.load(other / "model.onnx")
     del graph.graph.output[[o.name for o in graph.graph.output].index("cam")]
@@ -91,14 +86,18 @@ def models(tmp_path_factory):
     return folder
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 class Server:
-    "The page in a process of its own, with a temporary folder of its own"
+    "The web app in a separate process, with a separate temporary folder"
 
     def __init__(self, models, temp):
         self.temp, self.models = temp, models
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = free_port()
         env = os.environ | {"TMPDIR": str(temp), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": str(ROOT)}
         code = f"from audiotag.webapp import launch; launch({str(models)!r})"
         self.log = temp.parent / "page.log"
@@ -172,6 +171,12 @@ def browser(tmp_path_factory):
         browser.close()
 
 
+def is_foreign(url):
+    "Whether a request leaves this machine"
+    address = urlparse(url)
+    return address.scheme in ("http", "https", "ws", "wss") and address.hostname != "127.0.0.1"
+
+
 @pytest.fixture
 def open_page(browser, server):
     "Open the page; afterwards: no error in the console, no request to another host"
@@ -182,14 +187,7 @@ def open_page(browser, server):
         page = contexts[-1].new_page()
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda e: complaints.append(str(e)))
-        page.on(
-            "request",
-            lambda r: (
-                complaints.append(r.url)
-                if urlparse(r.url).scheme in ("http", "https", "ws", "wss") and urlparse(r.url).hostname != "127.0.0.1"
-                else None
-            ),
-        )
+        page.on("request", lambda r: complaints.append(r.url) if is_foreign(r.url) else None)
         page.set_default_timeout(60_000)
         page.goto(server.url)
         page.locator("#clip").wait_for()
@@ -214,12 +212,28 @@ def test_upload_shows_tags_picture_and_timeline(open_page, clip):
     assert len(report.locator(".at-bars li").all()) == 3
     numbers = [int(re.search(r"\d+", text)[0]) for text in report.locator(".at-bars .at-number").all_inner_texts()]
     assert numbers == sorted(numbers, reverse=True) and 95 <= sum(numbers) <= 105
-    assert "1 kHz" in report.locator(".at-hertz").inner_text().replace("\xa0", " ") and "0 s" in report.locator(
-        ".at-seconds"
-    ).inner_text().replace("\xa0", " ")
+    for axis, tick in ((".at-hertz", "1 kHz"), (".at-seconds", "0 s")):
+        assert tick in report.locator(axis).inner_text().replace("\xa0", " ")
     assert [lane.inner_text() for lane in report.locator(".at-lane span").all()] == ["low sound", "high sound"]
     assert len(report.locator("tbody tr").all()) == 2
     assert all(image.get_attribute("alt") for image in page.locator("img").all())
+
+
+# the lowest opacity of an image in one of its columns on the left, and in one on the right
+COLUMN_OPACITY = """e => {
+  const canvas = document.createElement('canvas');
+  canvas.width = e.naturalWidth;
+  canvas.height = e.naturalHeight;
+  const context = canvas.getContext('2d');
+  context.drawImage(e, 0, 0);
+  const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  const lowest = x => {
+    let alpha = 255;
+    for (let y = 0; y < canvas.height; y++) alpha = Math.min(alpha, data[4 * (y * canvas.width + x) + 3]);
+    return alpha;
+  };
+  return [lowest(Math.floor(canvas.width * .15)), lowest(Math.floor(canvas.width * .8))];
+}"""
 
 
 def test_switch_shades_what_does_not_speak_for_the_tag(open_page, clip):
@@ -230,13 +244,7 @@ def test_switch_shades_what_does_not_speak_for_the_tag(open_page, clip):
     assert opacity() == 0
     report.get_by_role("checkbox").check()
     page.wait_for_function("getComputedStyle(document.querySelector('.at-veil')).opacity == 1")
-    dark = (
-        "e => { const c = document.createElement('canvas'); c.width = e.naturalWidth; c.height = e.naturalHeight; const p = c.getContext('2d'); p.drawImage(e, 0, 0); const d = p.getImageData(0, 0, c.width, c.height).data;"
-        "const at = x => { let least = 255; for (let y = 0; y < c.height; y++) least = Math.min(least, d[4 * (y * c.width + x) + 3]); return least; }; return [at(Math.floor(c.width * .15)), at(Math.floor(c.width * .8))]; }"
-    )
-    first, last = veil.evaluate(
-        dark
-    )  # the smallest opacity of the veil in a column of the low part, and of the high part
+    first, last = veil.evaluate(COLUMN_OPACITY)  # in the low part, and in the high part
     assert (first < last) == (report.locator("h2").inner_text().lower() == "low sound")
 
 
@@ -247,15 +255,12 @@ def test_timeline_plays_its_part(open_page, clip):
     page.wait_for_function("document.querySelector('#clip audio')?.readyState > 0")
     report.locator(".at-lane button").nth(1).click()
     page.wait_for_function(f"document.querySelector('#clip audio').currentTime > {start}")
-    page.wait_for_function(
-        "document.querySelector('#clip audio').paused || document.querySelector('#clip audio').ended"
-    )
+    page.wait_for_function("(a => a.paused || a.ended)(document.querySelector('#clip audio'))")
     assert start < page.evaluate("document.querySelector('#clip audio').currentTime") <= end + 0.5
     report.locator(".at-lane button").nth(0).click()
     page.wait_for_function("document.querySelector('#clip audio').paused")
-    assert (
-        page.evaluate("document.querySelector('#clip audio').currentTime") < 2.5
-    )  # the first part ends at 1.5 s; the recording at 3 s
+    # the first part ends at 1.5 s, the recording at 3 s
+    assert page.evaluate("document.querySelector('#clip audio').currentTime") < 2.5
 
 
 def test_downloads(open_page, clip):
@@ -266,13 +271,11 @@ def test_downloads(open_page, clip):
         texts[got.value.suggested_filename] = Path(got.value.path()).read_text()
     assert list(texts) == ["two tones.csv", "two tones.txt"]
     rows = list(csv.DictReader(io.StringIO(texts["two tones.csv"])))
-    assert [row["label"] for row in rows] == ["low_sound", "high_sound"] and float(rows[1]["end"]) == pytest.approx(
-        3, abs=0.01
-    )
+    assert [row["label"] for row in rows] == ["low_sound", "high_sound"]
+    assert float(rows[1]["end"]) == pytest.approx(3, abs=0.01)
     labels = [line.split("\t") for line in texts["two tones.txt"].splitlines()]
-    assert [line[2] for line in labels] == ["low_sound", "high_sound"] and float(labels[0][1]) == pytest.approx(
-        1.5, abs=0.5
-    )
+    assert [line[2] for line in labels] == ["low_sound", "high_sound"]
+    assert float(labels[0][1]) == pytest.approx(1.5, abs=0.5)
 
 
 def test_example_then_another_model_by_keyboard(open_page):
@@ -292,16 +295,18 @@ def test_example_then_another_model_by_keyboard(open_page):
     assert "can't tag it" in page.locator("#words p").inner_text()
 
 
+IS_FOCUSED = """name => {
+  const e = document.activeElement;
+  return (e.getAttribute('aria-label') || e.innerText || e.type).includes(name);
+}"""
+
+
 def test_everything_by_keyboard(open_page):
     page = open_page()
     def press(wanted):
         for _ in range(40):
             page.keyboard.press("Tab")
-            if page.evaluate(
-                "w => (document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || document.activeElement.type).includes(w)",
-                wanted,
-            ):
-                return
+            if page.evaluate(IS_FOCUSED, wanted): return
         raise AssertionError(f"{wanted} can't be reached by Tab")
     press("jackhammer")
     page.keyboard.press("Enter")
@@ -326,13 +331,22 @@ def test_microphone(open_page):
     assert page.locator("#report h2").inner_text().lower() == "high sound"
 
 
+# the fraction of the columns of the live spectrogram that are filled
+FILLED = """() => {
+  const canvas = document.querySelector('#live canvas');
+  const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  let n = 0;
+  for (let x = 0; x < canvas.width; x++) n += data[4 * x + 3] > 0;
+  return n / canvas.width;
+}"""
+
+
 def test_live_tags_and_scrolls_and_leaves_nothing(open_page, server):
     page, before = open_page(), set(server.uploads())
     page.get_by_role("tab", name="Live").click()
     page.get_by_role("button", name="Start listening").click()
     page.locator("#live h2", has_text="high sound").wait_for()
-    lit = "() => { const c = document.querySelector('#live canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0; for (let x = 0; x < c.width; x++) n += d[4 * x + 3] > 0; return n / c.width; }"
-    page.wait_for_function(f"({lit})() > .25")  # three seconds have scrolled in
+    page.wait_for_function(f"({FILLED})() > .25")  # three seconds have scrolled in
     page.get_by_role("button", name="Stop").click()
     assert "off" in page.locator("#live [role=status]").inner_text()
     assert set(server.uploads()) == before
@@ -378,23 +392,49 @@ def test_a_file_that_is_too_large_is_refused_in_words(browser, server, tmp_path)
 
 CONTRAST = """() => {
   const pen = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const parse = s => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = s; pen.fillRect(0, 0, 1, 1); const d = pen.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255]; };
+  const parse = s => {
+    pen.clearRect(0, 0, 1, 1);
+    pen.fillStyle = s;
+    pen.fillRect(0, 0, 1, 1);
+    const d = pen.getImageData(0, 0, 1, 1).data;
+    return [d[0], d[1], d[2], d[3] / 255];
+  };
   const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
-  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-  const back = e => { const all = []; for (let n = e; n; n = n.parentElement) all.push(parse(getComputedStyle(n).backgroundColor)); return all.reverse().reduce((b, t) => over(t, b), [255, 255, 255, 1]); };
-  const bad = []; let seen = 0;
-  const check = (e, words, colour) => { const b = back(e), [x, y] = [light(over(parse(colour), b)), light(b)], ratio = (Math.max(x, y) + .05) / (Math.min(x, y) + .05); seen++; if (ratio < 4.5) bad.push([words.trim().slice(0, 40), +ratio.toFixed(2)]); };
+  const linear = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = c => {
+    const [r, g, b] = c.slice(0, 3).map(linear);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const back = e => {
+    const all = [];
+    for (let n = e; n; n = n.parentElement) all.push(parse(getComputedStyle(n).backgroundColor));
+    return all.reverse().reduce((b, t) => over(t, b), [255, 255, 255, 1]);
+  };
+  const bad = [];
+  let seen = 0;
+  const check = (e, words, color) => {
+    const b = back(e), [x, y] = [light(over(parse(color), b)), light(b)];
+    const ratio = (Math.max(x, y) + .05) / (Math.min(x, y) + .05);
+    seen++;
+    if (ratio < 4.5) bad.push([words.trim().slice(0, 40), +ratio.toFixed(2)]);
+  };
+  const visible = e => e.checkVisibility({visibilityProperty: true, opacityProperty: true});
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
-    const e = texts.currentNode.parentElement, box = e.getBoundingClientRect();
-    if (texts.currentNode.data.trim() && !e.closest('script, style, noscript') && e.checkVisibility({visibilityProperty: true, opacityProperty: true}) && box.width > 1 && box.height > 1) check(e, texts.currentNode.data, getComputedStyle(e).color);
+    const words = texts.currentNode.data, e = texts.currentNode.parentElement, box = e.getBoundingClientRect();
+    if (!words.trim() || e.closest('script, style, noscript') || !visible(e)) continue;
+    if (box.width > 1 && box.height > 1) check(e, words, getComputedStyle(e).color);
   }
-  for (const e of document.querySelectorAll('input[placeholder]')) if (e.checkVisibility()) check(e, e.placeholder, getComputedStyle(e, '::placeholder').color);
+  for (const e of document.querySelectorAll('input[placeholder]'))
+    if (e.checkVisibility()) check(e, e.placeholder, getComputedStyle(e, '::placeholder').color);
   return [seen, bad];
 }"""
 
 
-@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}], ids=["desk", "dark", "phone"])
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.mark.parametrize("look", [{}, {"color_scheme": "dark"}, PHONE], ids=["desk", "dark", "phone"])
 def test_every_text_is_legible_and_fits(open_page, look, clip):
     page = open_page(**look)
     upload(page, clip)
@@ -438,12 +478,8 @@ def test_tag_batch_keeps_order_and_tells_errors(client, clip, tmp_path):
     from gradio_client import handle_file
     (tmp_path / "empty.mp3").write_bytes(b"")
     silent = write(tmp_path / "silent.flac", np.zeros(RATE))
-    said = client.predict(
-        files=[handle_file(str(p)) for p in (clip, tmp_path / "empty.mp3", silent)],
-        model="urbansound8k",
-        top=1,
-        api_name="/tag_batch",
-    )
+    files = [handle_file(str(p)) for p in (clip, tmp_path / "empty.mp3", silent)]
+    said = client.predict(files=files, model="urbansound8k", top=1, api_name="/tag_batch")
     assert [row["file"] for row in said] == ["two tones.wav", "empty.mp3", "silent.flac"]
     assert "is empty (0 bytes)" in said[1]["error"] and said[2]["known"] is False
 
@@ -453,20 +489,16 @@ def asked(path, top=3):
 
 
 def upload_file(server, path):
-    "The path of the stored copy"
+    "Upload a file; returns the path of the stored copy"
     with open(path, "rb") as file:
-        return (
-            httpx.post(f"{server.url}gradio_api/upload", files={"files": file}, timeout=60).raise_for_status().json()[0]
-        )
+        answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": file}, timeout=60)
+    return answer.raise_for_status().json()[0]
 
 
 def call(server, path, **kw):
-    "The events that /tag answers with for a stored file, in a session of its own: what the page documents for curl"
-    event = (
-        httpx.post(f"{server.url}gradio_api/call/tag", json=asked(path, **kw), timeout=60)
-        .raise_for_status()
-        .json()["event_id"]
-    )
+    "Call /tag on a stored file in a new session, as the page documents for curl; returns the events"
+    answer = httpx.post(f"{server.url}gradio_api/call/tag", json=asked(path, **kw), timeout=60)
+    event = answer.raise_for_status().json()["event_id"]
     return httpx.get(f"{server.url}gradio_api/call/tag/{event}", timeout=60).text
 
 
@@ -566,12 +598,10 @@ def test_odd_but_honest_files_are_tagged(client, tmp_path):
         write(tmp_path / "SHOUT.WAV", tone(HIGH)),
         write(tmp_path / "short.wav", tone(HIGH, 0.05)),
     ]
-    said = client.predict(
-        files=[handle_file(str(file)) for file in files], model="urbansound8k", top=1, api_name="/tag_batch"
-    )
-    assert [(row["file"], row.get("error"), row["tags"][0]["label"]) for row in said] == [
-        (file.name, None, "high_sound") for file in files
-    ]
+    handles = [handle_file(str(file)) for file in files]
+    said = client.predict(files=handles, model="urbansound8k", top=1, api_name="/tag_batch")
+    found = [(row["file"], row.get("error"), row["tags"][0]["label"]) for row in said]
+    assert found == [(file.name, None, "high_sound") for file in files]
 
 
 def test_no_address_is_fetched(server):
@@ -586,15 +616,23 @@ def test_no_address_is_fetched(server):
         threading.Thread(target=serve, args=(listener,), daemon=True).start()
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/clip.wav"
         assert httpx.get(f"{server.url}gradio_api/file={address}").status_code == 403
-        assert httpx.get(f"{server.url}gradio_api/file=https://example.com/").text.startswith(
-            "This page fetches nothing from addresses"
-        )
+        refusal = httpx.get(f"{server.url}gradio_api/file=https://example.com/").text
+        assert refusal.startswith("This page fetches nothing from addresses")
         answer = call(server, address)
         assert "event: error" in answer and "fetches nothing" in answer
         assert hits == []
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "{models}/urbansound8k/learner.pkl", "{models}/urbansound8k/config.json", "{root}/app.py", "{log}", "../../../../etc/passwd", "{temp}", "{temp}/../page.log"])
+@pytest.mark.parametrize("path", [
+    "/etc/passwd",
+    "{models}/urbansound8k/learner.pkl",
+    "{models}/urbansound8k/config.json",
+    "{root}/app.py",
+    "{log}",
+    "../../../../etc/passwd",
+    "{temp}",
+    "{temp}/../page.log",
+])
 def test_nothing_else_is_served_or_read(server, path):
     path = path.format(models=server.models, root=ROOT, temp=server.temp, log=server.log)
     assert httpx.get(f"{server.url}gradio_api/file={path}").status_code in (403, 404)
@@ -604,31 +642,37 @@ def test_nothing_else_is_served_or_read(server, path):
 
 def test_an_upload_stays_in_its_folder_and_is_no_page(server):
     names = ["../../../escaped.wav", "..\\..\\escaped.svg", "/tmp/escaped.html", "a\0b.wav"]
-    stored = [
-        httpx.post(f"{server.url}gradio_api/upload", files={"files": (name, b"<svg onload=alert(1)>" + name.encode())})
-        for name in names
-    ]
-    for answer in stored:
+    uploads = [{"files": (name, b"<svg onload=alert(1)>" + name.encode())} for name in names]
+    for answer in [httpx.post(f"{server.url}gradio_api/upload", files=files) for files in uploads]:
         if answer.status_code != 200: continue
         path = Path(answer.json()[0])
         assert path.resolve().is_relative_to(server.temp.resolve())
         served = httpx.get(f"{server.url}gradio_api/file={quote(str(path))}")
         assert served.status_code == 200, (path, served.text)
         shown = served.headers["content-disposition"].startswith("inline")
-        assert (
-            served.headers["content-type"].startswith("audio/")
-            if shown
-            else served.headers["content-type"] == "application/octet-stream"
-        )
+        kind = served.headers["content-type"]
+        assert kind.startswith("audio/") if shown else kind == "application/octet-stream"
     assert not list(server.temp.parent.glob("escaped*")) and not Path("/tmp/escaped.html").exists()
 
 
 def test_there_is_no_way_around_the_queue(server, clip):
     path = upload_file(server, clip)
-    assert [
-        httpx.post(f"{server.url}gradio_api/{way}/tag", json=asked(path)).status_code for way in ("run", "api")
-    ] == [404, 404]
+    for route in ("run", "api"):
+        assert httpx.post(f"{server.url}gradio_api/{route}/tag", json=asked(path)).status_code == 404
     assert httpx.post(f"{server.url}gradio_api/process_recording", files={"video": b"x"}).status_code == 403
+
+
+def as_base64(samples): return base64.b64encode((32767 * samples).astype("int16").tobytes()).decode()
+
+
+def live_sender(server):
+    "A function that posts one second of audio as the Live tab does, with some fields replaced"
+    components = httpx.get(f"{server.url}config").json()["components"]
+    live = next(c["id"] for c in components if c["props"].get("elem_id") == "live")
+    body = {"component_id": live, "fn_name": "live", "session_hash": "x"}
+    data = {"model": "urbansound8k", "rate": RATE, "new": RATE, "sound": as_base64(tone(HIGH))}
+    url = f"{server.url}gradio_api/component_server/"
+    return lambda **kw: httpx.post(url, json=body | {"data": data | kw}, timeout=30)
 
 
 def test_too_much_is_cut_off(server):
@@ -636,43 +680,15 @@ def test_too_much_is_cut_off(server):
     answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("large.wav", bytes(51 * 2**20))}, timeout=60)
     assert answer.status_code in (400, 413) and str(server.temp) not in answer.text
     assert len(server.uploads()) == before
-    assert (
-        httpx.post(
-            f"{server.url}gradio_api/queue/join",
-            content=b"[" + b"1," * 2**21,
-            headers={"content-type": "application/json"},
-        ).status_code
-        == 413
-    )
-    live = {
-        "component_id": next(
-            c["id"]
-            for c in httpx.get(f"{server.url}config").json()["components"]
-            if c["props"].get("elem_id") == "live"
-        ),
-        "fn_name": "live",
-        "session_hash": "x",
-    }
-    sound = {
-        "model": "urbansound8k",
-        "rate": RATE,
-        "new": RATE,
-        "sound": base64.b64encode((32767 * tone(HIGH)).astype("int16").tobytes()).decode(),
-    }
-    post = lambda **kw: httpx.post(
-        f"{server.url}gradio_api/component_server/", json=live | {"data": sound | kw}, timeout=30
-    )
+    json_type = {"content-type": "application/json"}
+    answer = httpx.post(f"{server.url}gradio_api/queue/join", content=b"[" + b"1," * 2**21, headers=json_type)
+    assert answer.status_code == 413
+    post = live_sender(server)
     assert "high sound" in post().json()["tags"]
-    assert [
-        post(rate="x").status_code,
-        post(sound="%").status_code,
-        post(model="../other").status_code,
-        post(new=None).status_code,
-    ] == [400] * 4
-    assert (
-        "longer than 10 s" in post(rate=1500).json()["error"]
-        and "Hz" in post(rate=1, sound=sound["sound"][:800]).json()["error"]
-    )
+    for wrong in ({"rate": "x"}, {"sound": "%"}, {"model": "../other"}, {"new": None}):
+        assert post(**wrong).status_code == 400, wrong
+    assert "longer than 10 s" in post(rate=1500).json()["error"]
+    assert "Hz" in post(rate=1, sound=as_base64(tone(HIGH))[:800]).json()["error"]
 
 
 def test_fifty_at_once(server, tmp_path):
@@ -686,14 +702,18 @@ def test_fifty_at_once(server, tmp_path):
     assert server.process.poll() is None and server.peak_mb() < 2048
 
 
+UNFINISHED_UPLOAD = (
+    b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n"
+    b'--b\r\nContent-Disposition: form-data; name="files"; filename="s.wav"\r\n\r\nRIFF'
+)
+
+
 def test_a_slow_client_blocks_nobody(server, client, clip):
     from gradio_client import handle_file
     address = urlparse(server.url)
     slow = [socket.create_connection((address.hostname, address.port)) for _ in range(20)]
-    for s in slow:
-        s.sendall(
-            b'POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 1000000\r\n\r\n--b\r\nContent-Disposition: form-data; name="files"; filename="s.wav"\r\n\r\nRIFF'
-        )
+    for s in slow: s.sendall(UNFINISHED_UPLOAD)
     assert client.predict(file=handle_file(str(clip)), api_name="/tag")["known"]
     for s in slow: s.close()
 
@@ -701,16 +721,13 @@ def test_a_slow_client_blocks_nobody(server, client, clip):
 def test_temporary_files_are_swept(server):
     from audiotag.webapp import delete_expired
     folder, = (p for p in server.temp.iterdir() if p.name.startswith("audiotag-"))
-    examples = {
-        p
-        for p in folder.rglob("*")
-        if p.suffix == ".ogg" and p.stat().st_size > 1000 and (ROOT / "audiotag/examples" / p.name).exists()
-    }
+    shipped = {p.name for p in (ROOT / "audiotag/examples").iterdir()}
+    examples = {p for p in folder.rglob("*.ogg") if p.stat().st_size > 1000 and p.name in shipped}
     assert len(server.uploads()) > len(examples) > 3
     for path in server.uploads(): os.utime(path, (0, 0))
     delete_expired(folder, examples)
-    for path in folder.rglob("*/"):
-        os.utime(path, (0, 0))  # an empty folder goes when it is old: a new one waits for its file
+    # empty folders are deleted only when they are old: a new one may be waiting for its file
+    for path in folder.rglob("*/"): os.utime(path, (0, 0))
     delete_expired(folder, examples)
     assert set(folder.rglob("*")) == examples | {p.parent for p in examples}
     assert set(server.uploads()) == examples  # nothing was left beside the folder
@@ -721,43 +738,42 @@ def test_no_pickle_was_read_and_stopping_leaves_nothing(server):
     assert server.peak_mb() < 2048
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(30) == 0
-    assert server.uploads() == [] and not list(
-        server.temp.glob("audiotag-*")
-    )  # onnxruntime's telemetry would leave a file, too
+    # onnxruntime's telemetry would leave a file, too
+    assert server.uploads() == [] and not list(server.temp.glob("audiotag-*"))
 
 
 # ---------------------------------------------------------------- elsewhere
 
 
 def test_serving_needs_nothing_of_training():
-    names = {
-        re.split(r"[=<>]", line)[0]
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if line and not line.startswith("#")
-    }
-    assert "gradio" in names and not names & {
-        "torch",
-        "torchaudio",
-        "fastai",
-        "librosa",
-        "timm",
-        "pandas",
-        "matplotlib",
-    }
-    code = "import sys, audiotag.webapp; print(sorted(m for m in ('torch', 'fastai', 'librosa', 'matplotlib.pyplot', 'timm', 'sklearn') if m in sys.modules))"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "[]"
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    names = {re.split(r"[=<>]", line)[0] for line in lines if line and not line.startswith("#")}
+    heavy = {"torch", "torchaudio", "fastai", "librosa", "timm", "pandas", "matplotlib"}
+    assert "gradio" in names and not names & heavy
+    code = (
+        "import sys, audiotag.webapp; "
+        "heavy = {'torch', 'fastai', 'librosa', 'matplotlib.pyplot', 'timm', 'sklearn'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_container_does_not_run_as_root():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
-    assert "USER user" in lines and lines.index("USER user") < next(
-        i for i, line in enumerate(lines) if line.startswith("CMD")
-    )
+    command = next(i for i, line in enumerate(lines) if line.startswith("CMD"))
+    assert "USER user" in lines[:command]
+
+
+def install(folder):
+    "A virtual environment with what requirements.txt lists; returns its Python"
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python, start = folder / "venv/bin/python", time.time()
+    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*command, "-r", folder / "requirements.txt"], check=True, timeout=900)
+    size = sum(p.stat().st_size for p in (folder / "venv").rglob("*") if p.is_file())
+    print(f"installed in {time.time() - start:.0f} s, {size / 2**20:.0f} MB")
+    return python
 
 
 @pytest.mark.slow
@@ -766,45 +782,23 @@ def test_requirements_alone_serve_the_page(models, tmp_path):
     for name in ("app.py", "requirements.txt"): shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "audiotag", tmp_path / "audiotag", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(models / "urbansound8k", tmp_path / "models/urbansound8k")
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv/bin/python"
-    start = time.time()
-    subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", tmp_path / "requirements.txt"],
-        check=True,
-        timeout=900,
-    )
-    size = sum(p.stat().st_size for p in (tmp_path / "venv").rglob("*") if p.is_file())
-    print(f"installed in {time.time() - start:.0f} s, {size / 2**20:.0f} MB")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")} | {
-        "GRADIO_SERVER_PORT": str(port)
-    }
-    start = time.time()
-    process = subprocess.Popen(
-        [python, "app.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    python, port = install(tmp_path), free_port()
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    options = {"cwd": tmp_path, "env": env | {"GRADIO_SERVER_PORT": str(port)}, "text": True}
+    start, url = time.time(), f"http://127.0.0.1:{port}"
+    command = [python, "app.py"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
     try:
         line = process.stdout.readline()
-        assert f"http://127.0.0.1:{port}" in line, line + process.stdout.read()
-        assert "audiotag" in httpx.get(f"http://127.0.0.1:{port}/").text
+        assert url in line, line + process.stdout.read()
+        assert "audiotag" in httpx.get(f"{url}/").text
         print(f"first page after {time.time() - start:.1f} s")
         from gradio_client import Client, handle_file
         clip = write(tmp_path / "high.wav", tone(HIGH))
-        assert (
-            Client(f"http://127.0.0.1:{port}/", verbose=False).predict(file=handle_file(str(clip)), api_name="/tag")[
-                "tags"
-            ][0]["label"]
-            == "high_sound"
-        )
-        heavy = [
-            name
-            for name in ("torch", "fastai", "matplotlib", "librosa")
-            if list((tmp_path / "venv").glob(f"lib/*/site-packages/{name}"))
-        ]
-        assert heavy == []
+        tags = Client(f"{url}/", verbose=False).predict(file=handle_file(str(clip)), api_name="/tag")["tags"]
+        assert tags[0]["label"] == "high_sound"
+        for name in ("torch", "fastai", "matplotlib", "librosa"):
+            assert not list((tmp_path / "venv").glob(f"lib/*/site-packages/{name}")), name
     finally:
         process.terminate()
         process.wait(30)
