@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MPLBACKEND ?= Agg
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all app bench clean
+.PHONY: help install run test test-all app bench bundles clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 18
@@ -35,6 +35,9 @@ app: $(INSTALLED) ## the page, on the shipped bundles
 
 bench: $(INSTALLED) ## every comparison with its peers; rewrites benchmarks/RESULTS.md (11 minutes; DEVICE=cuda on a GPU)
 	@python -W ignore benchmarks/run.py $(if $(DEVICE),--device "$(DEVICE)")
+
+bundles: $(INSTALLED) ## write the shipped bundles again from their weights and config.json
+	@python -W ignore -c "from audiotag.bundle import find_bundles; from audiotag.export import reexport_bundle; [print(reexport_bundle(folder)) for folder in find_bundles('models').values()]"
 
 clean: ## remove the environment and what make run made
 	rm -rf $(VENV) data/synthetic models/synthetic-*

@@ -3,7 +3,7 @@ import os
 from importlib import import_module
 
 __version__ = "0.1.0"
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports to its makers otherwise; it asks when it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported
 
 
 def __getattr__(name: str):

@@ -40,11 +40,11 @@ class ArchiveError(AudiotagError):
 Row = dict[str, Any]  # path, known, score, tags ([label, probability] each), error: "" or why it can't be used
 
 class Journal:
-    "Rows that are done, kept in `NAME.part` until the table is written; raises `ArchiveError` where it is another job's or in use"
+    "Store finished rows in `NAME.part` until the table is written; raises `ArchiveError` if it can't be used"
 
     def __init__(self,
         file: Path,
-        job: dict[str, Any],  # what the rows depend on
+        job: dict[str, Any],  # settings that the rows depend on; an existing file must have the same
     ):
         self.file = file
         try:

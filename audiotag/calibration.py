@@ -47,14 +47,14 @@ def encode_targets(
     return np.array([[label in own for label in labels] for own in table.label.map(split_labels)], "float32")
 
 # %% ../nbs/21_calibration.ipynb #ee80262e
-PRIOR = 0.5  # standard deviation of the temperature's logarithm, before any clip was heard
+PRIOR = 0.5  # standard deviation of the prior on log(temperature)
 
 
 def fit_temperature(
-    logits: np.ndarray,  # (clips, labels), of clips that were held out
-    targets: np.ndarray,  # (clips,) indices, or (clips, labels) of 0 and 1
-) -> float:
-    "The most probable temperature, between 0.05 and 20, where before any clip it is held to be within a factor of 1.65 of 1, two times out of three"
+    logits: np.ndarray,  # held-out logits, (clips, labels)
+    targets: np.ndarray,  # class indices (clips,), or multi-hot (clips, labels)
+) -> float:  # temperature, 0.05 to 20
+    "Fit the temperature by MAP with a log-normal prior around 1 (Guo et al. 2017)"
 
     def loss(log_t: float) -> float:
         scaled, prior = logits / np.exp(log_t), (log_t / PRIOR) ** 2 / 2
@@ -64,15 +64,15 @@ def fit_temperature(
 
 
 def best_threshold(
-    probs: np.ndarray,  # (clips,) of one label
-    truth: np.ndarray,  # (clips,) of 0 and 1
-) -> float:
-    "The probability from which on a tag should count, by F1 (the middle of the gap below the best one); 0.5 where no clip has the label"
+    probs: np.ndarray,  # (clips,) probabilities of one label
+    truth: np.ndarray,  # (clips,) targets, 0 or 1
+) -> float:  # midway between the probability with the best F1 and the next lower one
+    "Find the decision threshold with the best F1; 0.5 if no clip has the label"
     order = np.argsort(-probs, kind="stable")
     ranked, hits = probs[order], truth[order].cumsum()
     if not len(ranked) or not hits[-1]: return 0.5
     f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + hits[-1])
-    f1[:-1][ranked[:-1] == ranked[1:]] = -1  # a threshold can't part equal probabilities
+    f1[:-1][ranked[:-1] == ranked[1:]] = -1  # a threshold can't separate equal probabilities
     last = int(f1.argmax())
     return round(float((ranked[last] + (ranked[last + 1] if last + 1 < len(ranked) else 0)) / 2), 4)
 

@@ -55,7 +55,7 @@ class _TransientError(Exception):
         self.wait = wait # seconds, where the server says so
 
 def _retry(name: str, attempt: Callable[[], T], tell: Callable[[str], None], size: Callable[[], int] = lambda: 0) -> T:
-    "What `attempt` returns, tried again after passing faults; raises `DownloadError` when it keeps failing with no growth of `size`"
+    "Retry `attempt` after transient errors; raises `DownloadError` if it keeps failing and `size` doesn't grow"
     failures = 0
     while True:
         before = size()
@@ -117,7 +117,8 @@ def disk_errors(where: Path # The file or folder that is written
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DownloadError(
-                f"the disk is full ({e.strerror}) while writing to {where}: free some space and run this again, it goes on from there"
+                f"the disk is full ({e.strerror}) while writing to {where}: "
+                "free some space and run this again, it goes on from there"
             ) from None
         raise DownloadError(
             f"{where} can't be written ({e.strerror or e}): check its permissions, or choose another --data"
@@ -137,11 +138,12 @@ class ResumingDownloader:
         self.part, self.note, self.progress = part, part.with_name(part.name+".json"), progress
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        "Fetch `url` whole; `part` stays as a second name of `output_file`, so that a kill while pooch verifies loses nothing"
+        "Download `url` to `output_file`, resuming from `part`; raises `DownloadError`"
         with self._bar() as bar:
             _retry(self.part.stem, lambda: self._transfer(url, bar), bar.set_postfix_str, self.size)
         with disk_errors(self.part.parent):
             os.remove(output_file)
+            # a hard link: `part` remains if the process is killed while pooch verifies the file
             try: os.link(self.part, output_file)
             except OSError: os.replace(self.part, output_file) # a file system without hard links
 
@@ -236,7 +238,7 @@ def _safe(name: str, archive: str) -> PurePosixPath:
     return path
 
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO, float]]:
-    "The files of a zip or tar: name, content, and the share of the archive that lies before; raises `DownloadError` for links and devices"
+    "Yield (name, content, fraction of the archive before it); raises `DownloadError` for links and devices"
     odd = DownloadError(f"{archive.name} holds a link or a device, where a data set has files: don't use this archive")
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
@@ -255,7 +257,7 @@ def unpack(archive: Path, # A zip, or a tar packed in any way
     folder: Path, # Where to; must be there
     progress: bool = False # Show a bar on a terminal?
     ) -> dict[str, int]:  # Each file as seen from `folder`, and its bytes
-    "Unpack plain files only, inside `folder` only, and no more than an archive of sounds can hold; raises `DownloadError`"
+    "Extract regular files into `folder`, up to a size limit; raises `DownloadError` for an unsafe or damaged archive"
     written, left = {}, RATIO*archive.stat().st_size+SLACK
     with tqdm(
         total=100,
@@ -273,7 +275,7 @@ def unpack(archive: Path, # A zip, or a tar packed in any way
                 bar.update(int(100 * share) - bar.n)
         except DownloadError:
             raise
-        except Exception as e:  # noqa: BLE001 - zipfile, tarfile and what they call raise a dozen kinds over damaged bytes
+        except Exception as e:  # noqa: BLE001 - zipfile and tarfile raise many types of errors for damaged data
             why = (str(e) or type(e).__name__).splitlines()[0][:80].rstrip(":")
             raise DownloadError(f"{archive.name} is damaged ({why}): get it from another place") from None
     return written
@@ -319,7 +321,8 @@ def verify_contents(root: Path, # Unpacked files
     wrong = sorted(needed.difference(found).union(path for path in found if _blob(found[path]) != listed.get(path)))
     if wrong:
         raise DownloadError(
-            f"the archive differs from its commit in {len(wrong)} files ({wrong[0]}, ...): fetch it again, or use a --mirror"
+            f"the archive differs from its commit in {len(wrong)} files ({wrong[0]}, ...): "
+            "fetch it again, or use a --mirror"
         )
 
 # %% ../nbs/07_download.ipynb #54fc97b9
@@ -420,7 +423,7 @@ def _sums(name: str, mirror: str|None, tell: Callable[[str], None]) -> dict[str,
 MARKER = ".audiotag.json" # in an unpacked data set: its archives, files and sizes
 
 def _lacking(folder: Path, name: str) -> tuple[int, int]|None:
-    "How many files the marker, or else the set's own table, lists, and how many of them aren't there; None for an empty folder"
+    "Count the files listed in the marker (else in the dataset's table) and those missing; None for an empty folder"
     if (folder/MARKER).exists():
         files = json.loads((folder/MARKER).read_text())["files"]
         return len(files), sum(
@@ -433,7 +436,7 @@ def _lacking(folder: Path, name: str) -> tuple[int, int]|None:
     return report.clips+len(report.missing_files), len(report.missing_files)
 
 def _present(name: str, data: Path) -> Path|None:
-    "The folder of a data set that is all there, or None where there is nothing; raises `DownloadError` for one that isn't whole"
+    "Return the folder of a complete dataset, None if there is none; raises `DownloadError` if files are missing"
     for folder in (data/f for f in DATASETS[name].folders):
         try:
             files = _lacking(folder, name)
@@ -444,7 +447,8 @@ def _present(name: str, data: Path) -> Path|None:
         if files and not files[1]: return folder
         if files:
             raise DownloadError(
-                f"{folder} lacks {files[1]} of its {files[0]} files: put them there, or move the folder away and run this again"
+                f"{folder} lacks {files[1]} of its {files[0]} files: "
+                "put them there, or move the folder away and run this again"
             )
 
 
@@ -465,27 +469,29 @@ def _unpack_by_hand(archives: list[Path], work: Path, progress: bool) -> None:
 UNPACKED = 1.5 # bytes on disk for one in the archive, at most, for the check before the download
 
 def _check_disk(title: str, data: Path, archives: int, here: int) -> None:
-    "Raise `DownloadError` where the archives and what comes out of them won't fit"
+    "Raise `DownloadError` if the archives and their contents don't fit on the disk"
     need, free = (1+UNPACKED)*archives-here, shutil.disk_usage(data).free
     if need > free:
         raise DownloadError(
-            f"{title} needs {need / 1e9:.2f} GB in {data} (archives {archives / 1e9:.2f} GB, the rest for what they hold) and {free / 1e9:.2f} GB are free: free some, or choose another --data"
+            f"{title} needs {need / 1e9:.2f} GB in {data} (archives {archives / 1e9:.2f} GB, "
+            f"the rest for what they hold) and {free / 1e9:.2f} GB are free: free some, or choose another --data"
         )
 
 
 def _fetch(archive: Archive, url: str, checksum: str|None, work: Path, progress: bool) -> Path:
-    "The verified archive; a wrong sum after a resumed transfer gets one more try from the start; raises `DownloadError`"
+    "Download and verify one archive; raises `DownloadError` if its checksum is wrong"
     downloader = ResumingDownloader(work/f"{archive.name}.part", progress)
     while True:
         resumed = downloader.size() > 0
         try:
             with disk_errors(work): pooch.retrieve(url, checksum, archive.name, work, downloader=downloader)
             break
-        except ValueError:  # pooch's word for a wrong checksum
+        except ValueError:  # pooch's error for a wrong checksum; after a resumed transfer, try once more from the start
             downloader.forget()
             if not resumed:
                 raise DownloadError(
-                    f"{archive.name} arrived whole, but not with the checksum {checksum}: the server has other bytes, try another --mirror"
+                    f"{archive.name} arrived whole, but not with the checksum {checksum}: "
+                    "the server has other bytes, try another --mirror"
                 ) from None
     downloader.forget()
     return work/archive.name
@@ -523,7 +529,8 @@ def _get(name: str, data: Path, work: Path, mirror: str|None, keep_archives: boo
         for a, url in urls.items()
     }
     tell(
-        f"{info.title}: {sum(sizes.values()) / 1e9:.2f} GB from {urlsplit(next(iter(urls.values()))).netloc}\nlicence: {info.licence}\ncite: {info.citation}"
+        f"{info.title}: {sum(sizes.values()) / 1e9:.2f} GB from {urlsplit(next(iter(urls.values()))).netloc}\n"
+        f"licence: {info.licence}\ncite: {info.citation}"
     )
     _check_disk(info.title, data, sum(sizes.values()), sum(p.stat().st_size for p in work.iterdir()))
     files = [_fetch(a, url, sums[a.name], work, progress) for a, url in urls.items()]
@@ -583,7 +590,7 @@ def download(name: str, # One of `REGISTRY`: fsdkaggle2018, urbansound8k or esc5
     keep_archives: bool = False, # Keep the archives in data/archives?
     progress: bool = True # Say what happens on stderr, with a bar on a terminal?
     ) -> Path:  # The data set's folder
-    "Fetch, verify and unpack a published data set, or find it there; can be stopped at any moment and run again; raises `DownloadError`"
+    "Download, verify and extract a public dataset unless it is there; resumes if interrupted; raises `DownloadError`"
     if name not in REGISTRY: raise DownloadError(f"{name} is not a data set to fetch: use {', '.join(REGISTRY)}")
     data, mirror = Path(data), (mirror or os.environ.get("AUDIOTAG_MIRROR", "")).rstrip("/") or None
     if mirror and not re.match(r"https?://[\w.-]", mirror):

@@ -115,15 +115,14 @@ def localization_score(
 # %% ../nbs/27_explain.ipynb #5bf1188a
 def class_activation_map(
     tagger: "Tagger",
-    samples: np.ndarray,  # (samples,) float32 at the tagger's rate
+    samples: np.ndarray,  # (samples,) float32 at the tagger's sample rate
     label: str,
-) -> (
-    np.ndarray
-):  # (height, width) or (width,), each cell's share in the logit: the mean of it, plus the bias, is the logit
-    "The class activation map of one waveform, from the exported graph; raises `ExplainError` for a network that has none"
+) -> np.ndarray:  # (height, width) or (width,): its mean plus the bias of the head is the logit
+    "Compute the class activation map of one waveform with the ONNX graph; raises ExplainError if it has none"
     if "cam" not in [output.name for output in tagger.session.get_outputs()]:
         raise ExplainError(
-            f"{tagger.bundle.name} ({tagger.bundle.architecture['name']}) has no exact maps: use grad_cam(load_model(folder), ...), or trace"
+            f"{tagger.bundle.name} ({tagger.bundle.architecture['name']}) has no exact maps: "
+            "use grad_cam(load_model(folder), ...), or trace"
         )
     return tagger.session.run(["cam"], {"waveform": samples[None]})[0][0, tagger.labels.index(label)]
 
@@ -166,10 +165,10 @@ def _from_maps(tagger: "Tagger", samples: np.ndarray, label: str) -> tuple[np.nd
 def explain_clip(
     tagger: "Tagger",
     source: Source,  # path, bytes, open file or (samples, rate)
-    label: str | None = None,  # None: the clip's best tag
-    window: float = 1.0,  # seconds, for networks without maps
+    label: str | None = None,  # None: the top-1 prediction
+    window: float = 1.0,  # seconds, for networks without class activation maps
 ) -> Explanation:
-    "Which seconds gave a clip its tag; raises `AudioError` for a clip that can't be used, `ExplainError` for an unknown label"
+    "Find the seconds of a clip that led to its tag; raises AudioError, or ExplainError if the label is unknown"
     samples = load_audio(source, tagger.sample_rate)
     p = tagger.predict((samples, tagger.sample_rate)).probabilities
     label = label or tagger.labels[int(p.argmax())]

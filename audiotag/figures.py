@@ -45,13 +45,20 @@ def tag_bars(
     tags: Sequence[tuple[str, float]], # label and probability, best first
     known: bool, # False: the model rejects the sound
 ) -> str: # HTML: a headline, and a bar for each tag
-    "The tags as bars, their probabilities in words beside them"
+    "Render the tags as bars labeled with their probabilities"
     if known:
         head = f"<h2>{display_label(tags[0][0])}</h2>"
     else:
-        head = "<h2>Nothing I know</h2><p>This isn't close enough to what the model has learned. The nearest that it knows:</p>"
-    row = "<li><span>{}</span><i aria-hidden='true'><b style='width:{:.1f}%'></b></i><span class='at-number'>{}</span></li>"
-    return f"{head}<ol class='at-bars{'' if known else ' at-unknown'}'>{''.join(row.format(display_label(label), 100 * p, percent(p)) for label, p in tags)}</ol>"
+        head = (
+            "<h2>Nothing I know</h2><p>This isn't close enough to what the model has learned. "
+            "The nearest that it knows:</p>"
+        )
+    bars = "".join(
+        f"<li><span>{display_label(label)}</span><i aria-hidden='true'><b style='width:{100 * p:.1f}%'></b></i>"
+        f"<span class='at-number'>{percent(p)}</span></li>"
+        for label, p in tags
+    )
+    return f"{head}<ol class='at-bars{'' if known else ' at-unknown'}'>{bars}</ol>"
 
 # %% ../nbs/18_figures.ipynb #0da58092
 MAGMA = [
@@ -127,8 +134,11 @@ def spectrogram_figure(
     heat: np.ndarray | None = None, # (h, w) or (w,) in 0 to 1: what speaks for the tag
     switch: str = "", # the words on the switch that shades the rest
 ) -> str: # HTML
-    "The spectrogram with its axes, and a switch for what speaks for the tag; a click plays from there"
-    alt = f"Spectrogram of {seconds:.1f} seconds: time runs to the right, frequency from {frequencies[0]:.0f} Hz up to {frequencies[-1]:.0f} Hz, brighter is louder"
+    "Render a spectrogram with axes and an optional heatmap switch; clicking it plays from that position"
+    alt = (
+        f"Spectrogram of {seconds:.1f} seconds: time runs to the right, "
+        f"frequency from {frequencies[0]:.0f} Hz up to {frequencies[-1]:.0f} Hz, brighter is louder"
+    )
     veil = (
         ""
         if heat is None
@@ -136,8 +146,10 @@ def spectrogram_figure(
     )
     label = "" if heat is None else f"<label class='at-switch'><input type='checkbox'> {html.escape(switch)}</label>"
     return (
-        f"<figure class='at-figure'><div class='at-chart'><div class='at-plot' data-seconds='{seconds}'><img alt='{alt}' src='{data_uri(colorize(spectrogram))}'>{veil}<i class='at-head'></i></div>"
-        f"{hertz_axis(frequencies)}{seconds_axis(seconds)}</div><figcaption>{label}<span>Brighter is louder. Click to play from there.</span></figcaption></figure>"
+        f"<figure class='at-figure'><div class='at-chart'><div class='at-plot' data-seconds='{seconds}'>"
+        f"<img alt='{alt}' src='{data_uri(colorize(spectrogram))}'>{veil}<i class='at-head'></i></div>"
+        f"{hertz_axis(frequencies)}{seconds_axis(seconds)}</div><figcaption>{label}"
+        "<span>Brighter is louder. Click to play from there.</span></figcaption></figure>"
     )
 
 # %% ../nbs/18_figures.ipynb #5c20c03c
@@ -146,38 +158,50 @@ def download_link(
     name: str, # of the file
     words: str, # on the link
 ) -> str: # HTML
-    "A link that saves `text` as a file"
-    return f"<a class='at-button' download='{html.escape(name, quote=True)}' href='data:text/plain;charset=utf-8,{quote(text)}'>{words}</a>"
+    "Render a link that saves `text` as a file"
+    file = html.escape(name, quote=True)
+    return f"<a class='at-button' download='{file}' href='data:text/plain;charset=utf-8,{quote(text)}'>{words}</a>"
 
 
 def play_button(
     segment: Segment,
-    place: str = "", # CSS: where it lies in its lane
-    face: str = "", # what is on it
+    place: str = "", # CSS: its position in the lane
+    face: str = "", # HTML on the button
 ) -> str: # HTML
-    "A button that plays a part of the recording"
-    told = f"Play {display_label(segment.label)}, {segment.start:.1f} to {segment.end:.1f} s, {percent(segment.probability)}"
-    return f"<button type='button' data-play='{segment.start:.3f} {segment.end:.3f}' style='{place}' title='{told}' aria-label='{told}'>{face}</button>"
+    "Render a button that plays a segment of the recording"
+    span = f"{segment.start:.1f} to {segment.end:.1f} s"
+    title = f"Play {display_label(segment.label)}, {span}, {percent(segment.probability)}"
+    return (
+        f"<button type='button' data-play='{segment.start:.3f} {segment.end:.3f}' style='{place}' "
+        f"title='{title}' aria-label='{title}'>{face}</button>"
+    )
 
 
 def table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]], # HTML
     name: str, # for screen readers
-) -> str: # HTML: it scrolls where it is long
-    "Rows as a table"
+) -> str: # HTML: a scrollable region
+    "Render rows as a table"
+    header = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div class='at-table' tabindex='0' role='region' aria-label='{name}'><table><thead><tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr></thead><tbody>{body}</tbody></table></div>"
+    return (
+        f"<div class='at-table' tabindex='0' role='region' aria-label='{name}'><table>"
+        f"<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def timeline_figure(
     segments: Sequence[Segment], # by their start
     seconds: float, # length of the recording
-    name: str, # of the recording: the downloads are called so
-) -> str: # HTML: a lane a label, a table, two downloads
-    "What is to be heard when; each part plays on a click"
+    name: str, # of the recording; used as the file name of the downloads
+) -> str: # HTML: a lane per label, a table, two downloads
+    "Render the timeline of a recording; clicking a segment plays it"
     if not segments:
-        return "<p>Nothing to mark on a timeline: no part of it is, with 50&nbsp;% or more, a sound that the model knows.</p>"
+        return (
+            "<p>Nothing to mark on a timeline: no part of it is, with 50&nbsp;% or more, "
+            "a sound that the model knows.</p>"
+        )
     place = lambda s: f"left:{100*s.start/seconds:.2f}%;width:{100*(s.end-s.start)/seconds:.2f}%"
     lanes = {
         label: "".join(play_button(s, place(s)) for s in segments if s.label == label)
@@ -202,7 +226,8 @@ def timeline_figure(
     )
     return (
         f"<h3>What is to be heard when</h3><div class='at-lanes'>{chart}</div>"
-        f"{table(['From (s)', 'To (s)', 'Tag', 'Probability', 'Play'], rows, 'Table of segments')}<p class='at-links'>{links}</p>"
+        f"{table(['From (s)', 'To (s)', 'Tag', 'Probability', 'Play'], rows, 'Table of segments')}"
+        f"<p class='at-links'>{links}</p>"
     )
 
 # %% ../nbs/18_figures.ipynb #5d9fb88c
@@ -250,11 +275,15 @@ def label_list(
     name: str, # of the model
     labels: Sequence[str],
 ) -> str: # HTML
-    "What a model knows, with a search box"
+    "Render the labels of a model, with a search box"
     words = "".join(f"<li>{display_label(label)}</li>" for label in labels)
     return (
-        f"<details class='at-words' data-model='{html.escape(name, quote=True)}'><summary>It knows {len(labels)} sounds</summary><input type='search' data-filter placeholder='Search them' aria-label='Search the sounds that the model knows'>"
-        f"<ul tabindex='0' aria-label='Sounds that the model knows'>{words}</ul><p class='at-note' hidden>No such sound: this model can't tag it.</p></details>"
+        f"<details class='at-words' data-model='{html.escape(name, quote=True)}'>"
+        f"<summary>It knows {len(labels)} sounds</summary>"
+        "<input type='search' data-filter placeholder='Search them' "
+        "aria-label='Search the sounds that the model knows'>"
+        f"<ul tabindex='0' aria-label='Sounds that the model knows'>{words}</ul>"
+        "<p class='at-note' hidden>No such sound: this model can't tag it.</p></details>"
     )
 
 
@@ -269,7 +298,7 @@ def model_summary(
     name: str, # of the model
     config: Mapping[str, Any], # the bundle's
 ) -> str: # HTML
-    "What a model was trained on, how well it does, and under which licences"
+    "Render the training data, metrics and licenses of a model"
     shown = lambda value: f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
     scores = [
         f"{html.escape(key.replace('_', ' '))} {shown(value)}"
@@ -277,11 +306,14 @@ def model_summary(
         if isinstance(value, (int, float, str))
     ]
     sets = [
-        f"<li>{html.escape(d.get('title') or d['name'])}: {html.escape(d.get('licence', 'licence unknown'))}. {html.escape(d.get('citation', ''))}</li>"
+        f"<li>{html.escape(d.get('title') or d['name'])}: {html.escape(d.get('licence', 'licence unknown'))}. "
+        f"{html.escape(d.get('citation', ''))}</li>"
         for d in config.get("datasets") or []
     ]
     clips = sum(map(len, (config.get("trained_on") or {}).values()))
     return (
-        f"<h3>{html.escape(name)}</h3><p>It knows {len(config['labels'])} sounds. Its network is called {html.escape(config['architecture']['name'])} and learned from {clips or 'an unknown number of'} clips. "
+        f"<h3>{html.escape(name)}</h3><p>It knows {len(config['labels'])} sounds. "
+        f"Its network is called {html.escape(config['architecture']['name'])} "
+        f"and learned from {clips or 'an unknown number of'} clips. "
         f"Measured: {', '.join(scores) or 'nothing yet'}.</p><ul>{''.join(sets)}</ul>"
     )

@@ -120,14 +120,16 @@ def distributed(
 
 # %% ../nbs/20_learner.ipynb #ea363d45
 class Progress(Callback):
-    "A bar with the loss while an epoch runs (on a terminal), a line when it ends, `history`, and the `best` weights so far"
+    "Show a progress bar, print one line per epoch, and record `history` and the `best` weights"
 
     order = 60
 
     def __init__(
         self,
-        patience: int = 0,  # stop after so many epochs without a better figure; 0 never does
-    ): self.patience, self.history, self.best, self.best_score, self.stale = patience, [], None, -float("inf"), 0
+        patience: int = 0,  # epochs without improvement before training stops; 0: never
+    ):
+        self.patience, self.history = patience, []
+        self.best, self.best_score, self.stale = None, -float("inf"), 0
 
     def before_epoch(self):
         self.started = time.perf_counter()
@@ -146,9 +148,8 @@ class Progress(Callback):
 
     def after_epoch(self):
         self.bar.close()
-        names = [
-            "map3" if name == "map_at_3" else name for name in self.recorder.metric_names[1:]
-        ]  # as config.json has it
+        # config.json calls this metric map3
+        names = ["map3" if name == "map_at_3" else name for name in self.recorder.metric_names[1:]]
         row = {k: round(float(v), 4) for k, v in zip(names, self.recorder.values[-1]) if v is not None}
         self.history.append(
             {"epoch": len(self.history) + 1, **row, "seconds": round(time.perf_counter() - self.started, 1)}
@@ -207,26 +208,27 @@ def random_noise_batch(
     clips: int,
     samples: int,  # of each
 ) -> Tensor:  # (clips, samples) in -1 ... 1
-    "Noise of random colour, at a random level of -80 to -3 dB; a quarter is silence"
+    "Generate noise of random color, at a random level of -80 to -3 dB; a quarter is silence"
     level = 10 ** (torch.empty(clips, 1).uniform_(-80, -3) / 20) * (torch.rand(clips, 1) > .25)
-    unheard = (
-        samples // 1600
-    )  # 1/800 of the highest frequency: 20 Hz at 32 kHz. There brown noise would have nearly all its power
+    # brown noise has nearly all its power below 1/800 of the highest frequency: 20 Hz at 32 kHz
+    unheard = samples // 1600
     return (colored_noise(2.5 * torch.rand(clips, 1), samples, unheard) * level).clamp(-1, 1)
 
 
 class OutlierExposure(Callback):
-    "Put made noise behind each training batch and ask for a uniform answer to it (for no label at all, where several may hold)"
+    "Append synthetic noise to each training batch, with uniform targets (multi-label: no label at all)"
 
     order, run_valid = 5, False  # after MixUp, which must not mix it in
 
     def __init__(
         self,
-        weight: float,  # of its term beside the loss
+        weight: float,  # weight of the noise term in the loss
         config: SpectrogramConfig,  # front end
         samples: int,  # length of a crop
         multilabel: bool = False,
-    ): self.weight, self.front_end, self.samples, self.multilabel = weight, front_end(config), samples, multilabel
+    ):
+        self.weight, self.front_end = weight, front_end(config)
+        self.samples, self.multilabel = samples, multilabel
 
     @torch.no_grad()
     def before_batch(self):
@@ -280,7 +282,7 @@ class LossMasking(Callback):
 def load_model(
     folder: str | Path,
 ) -> "torch.nn.Module":  # an AudioNet on the CPU, in evaluation mode
-    "The network of a bundle, to go on training or to look inside; raises `BundleError`"
+    "Load the network of a bundle, for fine-tuning or inspection; raises BundleError"
     bundle = read_bundle(folder)
     model = create_model(
         bundle.architecture["name"],
@@ -292,7 +294,8 @@ def load_model(
         model.load_state_dict(load(read_verified(bundle, WEIGHTS)))
     except RuntimeError:
         raise BundleError(
-            f"{bundle.folder / WEIGHTS} doesn't fit the architecture {bundle.architecture['name']}: export the model again"
+            f"{bundle.folder / WEIGHTS} doesn't fit the architecture {bundle.architecture['name']}: "
+            "export the model again"
         ) from None
     return model.eval()
 
@@ -312,19 +315,20 @@ def input_config(
     recipe: Recipe,
     config: SpectrogramConfig | None = None,  # None: the architecture's own
 ) -> SpectrogramConfig:
-    "The front end of a recipe; raises TrainingError where its `input` doesn't suit the network"
+    "Return the front end of a recipe; raises TrainingError if the network doesn't support its `input`"
     config = config or default_config(recipe.arch)
     if recipe.input in (None, config.kind): return config
     if config.kind == "wave": raise TrainingError(f"{recipe.arch} hears the waveform itself: leave out --input")
     if recipe.weights:
         raise TrainingError(
-            f"the published weights of {recipe.arch} were learnt on {config.kind}: leave out --input, or train from scratch without --weights"
+            f"the published weights of {recipe.arch} were learnt on {config.kind}: "
+            "leave out --input, or train from scratch without --weights"
         )
     return replace(config, kind=recipe.input)
 
 
 def job_config(recipe: Recipe, job: RunConfig) -> SpectrogramConfig:
-    "The front end of a run; raises AudiotagError where recipe and bundle don't agree"
+    "Return the front end of a run; raises AudiotagError if recipe and bundle don't match"
     if job.init_from is None: return input_config(recipe, job.config)
     config = SpectrogramConfig.from_dict(read_bundle(job.init_from).spectrogram)
     if recipe.input in (None, config.kind): return config
@@ -382,16 +386,16 @@ def resolve_device(
 
 
 def make_learner(
-    table: pd.DataFrame,  # clips, with `split` train and, to watch, valid
+    table: pd.DataFrame,  # clips with `split`: train and, for validation, valid
     recipe: Recipe,
     config: SpectrogramConfig | None = None,  # front end; None takes the architecture's own
     images: Path | str | None = None,  # folder of `audiotag convert`; None computes spectrograms in the batch
-    model: nn.Module | None = None,  # a network to go on from; None creates `recipe.arch`
+    model: nn.Module | None = None,  # the network to train; None: create `recipe.arch`
     labels: list[str] | None = None,  # in the order of the outputs; None: those of the training clips, sorted
     device: str | None = None,  # None: the fastest there is
     workers: int = 0,  # processes that prepare batches
 ) -> Learner:
-    "A fastai learner for the clips of `table`, as `recipe` says; raises AudiotagError where clips, network and recipe don't fit"
+    "Create a fastai Learner for a table of clips; raises AudiotagError if clips, network and recipe don't match"
     set_seed(recipe.seed)
     config = config or input_config(recipe)
     wave = config.kind == "wave"
@@ -460,8 +464,8 @@ def fit(
     learn: Learner,
     recipe: Recipe,
     fp16: bool = False,  # mixed precision, on CUDA only
-) -> list[dict]:  # a row an epoch: losses, metrics, seconds
-    "Train with one-cycle; after Ctrl-C, or with patience, the learner has the best weights so far. Raises TrainingError if there are none yet"
+) -> list[dict]:  # one row per epoch: losses, metrics, seconds
+    "Train with one-cycle; Ctrl-C and patience restore the best weights; raises TrainingError if there are none"
     progress, loss = Progress(recipe.patience), learn.loss_func
     extra, rates = training_callbacks(learn, recipe, fp16), slice(recipe.lr / recipe.lr_div, recipe.lr)
     with learn.no_bar(), learn.no_logging(), learn.added_cbs([progress, *extra]):

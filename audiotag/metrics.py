@@ -26,7 +26,7 @@ def _checked(probs, targets) -> tuple[np.ndarray, np.ndarray]:
     return probs, targets
 
 def _ranks(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    "Place of each clip's true class in its guesses, 0 first (clips,); of equal probabilities the lower class number goes first"
+    "Return the 0-based rank of each clip's true class (clips,); ties go to the lower class number"
     if targets.ndim != 1: raise ValueError(f"targets should be class numbers (clips,), not {targets.shape}")
     true = np.take_along_axis(probs, targets[:, None], 1)
     ties_before = (probs == true) & (np.arange(probs.shape[1]) < targets[:, None])
@@ -109,12 +109,12 @@ def bootstrap(
     metric: Callable, # Called with (probs, targets), and with groups=... if it takes that
     probs, # Probabilities (clips, classes)
     targets, # True class numbers (clips,), or 0s and 1s (clips, classes)
-    groups=None, # Source of each clip (clips,): sources are drawn, not clips; None: each clip its own
+    groups=None, # Source of each clip (clips,): sources are resampled, not clips; None: each clip is its own source
     n: int = 1000, # Draws
-    seed: int = 0, # Same seed, same interval
-    level: float = .95, # Share of draws that the interval holds
-) -> tuple[float, float]:  # (low, high)
-    "Percentile interval of a metric, from drawing sources with replacement (Efron 1979); metrics without value in a draw are left out"
+    seed: int = 0, # The same seed returns the same interval
+    level: float = .95, # Fraction of draws inside the interval
+) -> tuple[float, float]:  # (low, high), ignoring draws in which the metric is NaN
+    "Compute a metric's percentile interval by resampling sources with replacement (Efron 1979)"
     probs, targets = _checked(probs, targets)
     source = np.unique(np.arange(len(probs)) if groups is None else groups, return_inverse=True)[1]
     members = np.split(np.argsort(source, kind="stable"), np.bincount(source).cumsum()[:-1])

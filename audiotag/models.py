@@ -162,9 +162,8 @@ class WaveFilters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         level = x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-3)
-        cosine, sine = (
-            self.filters(x / level).float().square().chunk(2, 1)
-        )  # float: a click's energy overflows half precision
+        energy = self.filters(x/level).float().square()  # float: a click's energy overflows half precision
+        cosine, sine = energy.chunk(2, 1)
         return self.norm((self.pool(cosine + sine) + 1e-3).log())
 
 def wave_body(
@@ -211,10 +210,8 @@ class RecurrentPool(nn.Module):
 def crnn_body(
     channels: int = 1,  # Channels of the input
     sizes: tuple[int, ...] = (32, 48, 64, 96),  # Channels after each convolution
-) -> tuple[
-    nn.Sequential, int
-]:  # Maps (b, channels, bands, frames) to (b, 96, bands/16, frames/4); its number of channels
-    "The convolutions in front of a `RecurrentPool`: they shrink frequency by 16, time only by 4 (after Çakır et al. 2017)"
+) -> tuple[nn.Sequential, int]:  # Maps (b, channels, bands, frames) to (b, 96, bands/16, frames/4); its channels
+    "Build the convolutions before a `RecurrentPool` (after Çakır et al. 2017)"
     strides = [2, 2] + [(2, 1)]*(len(sizes) - 2)
     return nn.Sequential(*(ConvLayer(a, b, stride=s) for a, b, s in zip((channels, *sizes), sizes, strides))), sizes[-1]
 
@@ -235,7 +232,8 @@ def fetch_weights(
 
     if arch not in EFFICIENTAT_WEIGHTS:
         raise AudiotagError(
-            f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}, or leave weights out"
+            f"no AudioSet weights of {arch} are known: "
+            f"choose one of {', '.join(EFFICIENTAT_WEIGHTS)}, or leave weights out"
         )
     url, sha256 = EFFICIENTAT_WEIGHTS[arch]
     name = url.rpartition("/")[2]
@@ -243,7 +241,8 @@ def fetch_weights(
         return Path(pooch.retrieve(url, sha256, fname=name, path=pooch.os_cache("audiotag")))
     except (OSError, ValueError) as error:
         raise AudiotagError(
-            f"{name} could not be fetched ({type(error).__name__}): download {url} elsewhere and give the file as weights, or leave weights out"
+            f"{name} could not be fetched ({type(error).__name__}): "
+            f"download {url} elsewhere and give the file as weights, or leave weights out"
         ) from error
 
 
@@ -285,7 +284,10 @@ def fetch_imagenet(
         )
     cached = huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors")
     if isinstance(cached, str): return Path(cached)
-    advice = f"ImageNet weights of {arch} can't be had: leave weights out (from scratch), or give a local file of timm's {cfg.hf_hub_id}"
+    advice = (
+        f"ImageNet weights of {arch} can't be had: leave weights out (from scratch), "
+        f"or give a local file of timm's {cfg.hf_hub_id}"
+    )
     if not _reachable(huggingface_hub.constants.ENDPOINT): raise AudiotagError(f"no network, so {advice}")
     try: return Path(huggingface_hub.hf_hub_download(cfg.hf_hub_id, "model.safetensors"))
     except Exception as error: raise AudiotagError(f"{type(error).__name__}, so {advice}") from error
@@ -382,14 +384,15 @@ def _timm(arch: str, n_out: int, config: SpectrogramConfig, dropout: float = 0.)
     except (RuntimeError, AssertionError, ValueError): fits = False
     if not fits:
         raise AudiotagError(
-            f"{arch} takes pictures of one size only or gives no map: choose a convolutional network, such as resnet18 or convnext_tiny"
+            f"{arch} takes pictures of one size only or gives no map: "
+            "choose a convolutional network, such as resnet18 or convnext_tiny"
         )
     return _mean_pooled(arch, body.train(), blank.shape[1], n_out, dropout)
 
 # %% ../nbs/13_models.ipynb #2f74603e
 def _efficientat_scale(config: SpectrogramConfig) -> tuple[float, float]:
-    "(mean, std) that turn the front end's [0, 1] into EfficientAT's (ln(mel) + 4.5)/5; the usual ones where there are no decibels"
-    if config.kind != "logmel": return .45, .225
+    "Return (mean, std) that map the front end's [0, 1] to EfficientAT's (ln(mel) + 4.5)/5"
+    if config.kind != "logmel": return .45, .225                       # no decibels to convert
     nat, span = 10/math.log(10), config.db_max - config.db_min          # decibels in a factor of e
     return (-4.5*nat - config.db_min)/span, 5*nat/span
 
@@ -410,14 +413,15 @@ def _wave(arch: str, n_out: int, config: SpectrogramConfig, dropout: float = .2)
 
 # %% ../nbs/13_models.ipynb #8932bf32
 def _maker(arch: str) -> Callable[..., AudioNet]:
-    "The function that makes `arch`; raises AudiotagError where there is none"
+    "Return the function that creates `arch`; raises `AudiotagError` for an unknown name"
     own = {"xresnet_small": _small, "crnn": _crnn, "wave1d": _wave}
     if arch in own: return own[arch]
     if re.fullmatch(r"mn(0[1-9]|[1-4]\d)", arch): return _mn
     if re.fullmatch(r"x\w*(18|34|50|101|152)(_deep|_deeper)?", arch) and hasattr(xresnet, arch): return _xresnet
     if timm.is_model(arch): return _timm
     raise AudiotagError(
-        f"no architecture is called {arch!r}: take xresnet_small, xresnet18, mn04, mn10, crnn, wave1d or a timm name such as resnet18"
+        f"no architecture is called {arch!r}: "
+        "take xresnet_small, xresnet18, mn04, mn10, crnn, wave1d or a timm name such as resnet18"
     )
 
 
@@ -430,18 +434,15 @@ def default_config(
 def create_model(
     arch: str,  # xresnet_small, xresnet18 ..., mn04 ... mn40, wave1d, crnn, or any convolutional network of timm
     n_out: int,  # Number of classes
-    config: SpectrogramConfig,  # What the front end makes
-    weights: str
-    | Path
-    | None = None,  # "pretrained" (fetched: AudioSet for mn*, ImageNet for timm), a local file of these, or None: random
+    config: SpectrogramConfig,  # Front end
+    weights: str | Path | None = None,  # "pretrained" (AudioSet for mn*, ImageNet for timm), a local file, None: random
     **kwargs,  # dropout (all), hidden (crnn), momentum of batch norm (mn*)
-) -> AudioNet:  # With random weights, or the published ones in all but a new last layer
-    "A network by name; raises AudiotagError for an unknown name, a front end that doesn't suit it, or weights that can't be had"
+) -> AudioNet:  # With random weights, or the published weights except for a new last layer
+    "Create a network; raises `AudiotagError` for an unknown name, unsupported front end or unavailable weights"
     maker = _maker(arch)
     if (config.kind == "wave") != (maker is _wave):
-        raise AudiotagError(
-            f"{arch} takes {'the waveform: its input has kind' if maker is _wave else 'spectrograms, not input of kind'} 'wave'"
-        )
+        expected = "the waveform: its input has kind" if maker is _wave else "spectrograms, not input of kind"
+        raise AudiotagError(f"{arch} takes {expected} 'wave'")
     if maker is _mn: kwargs.setdefault("momentum", .01 if weights else .1)
     model = maker(arch, n_out, config, **kwargs)
     model.kwargs = kwargs
@@ -462,7 +463,7 @@ def _renamed(key: str) -> str:
     return key
 
 def _efficientat_state(model: AudioNet, weights: str|Path) -> dict[str, Tensor]:
-    "The tensors for `model` in EfficientAT's file, under our names; raises AudiotagError when any is missing, left over or of another shape"
+    "Load EfficientAT's tensors under our names; raises `AudiotagError` if names or shapes don't match `model`"
     path = fetch_weights(model.arch) if str(weights) == "pretrained" else Path(weights)
     state = {_renamed(k): v for k, v in read_state_dict(path).items()}
     wanted = {k: v.shape for k, v in model.state_dict().items() if k not in ("mean", "std")}
@@ -473,7 +474,8 @@ def _efficientat_state(model: AudioNet, weights: str|Path) -> dict[str, Tensor]:
     ]
     if odd:
         raise AudiotagError(
-            f"{path.name} doesn't fit {model.arch} ({len(odd)} of {len(wanted)} tensors differ, first {odd[0]}): give the weights of {model.arch}, for one input channel"
+            f"{path.name} doesn't fit {model.arch} ({len(odd)} of {len(wanted)} tensors differ, first {odd[0]}): "
+            f"give the weights of {model.arch}, for one input channel"
         )
     return state
 
@@ -481,7 +483,7 @@ def load_efficientat(
     model: AudioNet, # A network "mn04" ... "mn40", changed in place
     weights: str|Path, # EfficientAT's file for the same width, or "pretrained" to fetch it
 ) -> AudioNet:  # The same
-    "Put EfficientAT's weights into `model`: all of them, or all but the last layer where its classes are not 527; raises AudiotagError"
+    "Load EfficientAT's weights, without the last layer unless `model` has 527 classes; raises `AudiotagError`"
     state = _efficientat_state(model, weights)
     if state["head.weight"].shape != model.head.weight.shape:
         state |= {f"head.{k}": v for k, v in model.head.state_dict().items()}
@@ -490,7 +492,7 @@ def load_efficientat(
 
 # %% ../nbs/13_models.ipynb #b3d45fc6
 def _load_imagenet(model: AudioNet, path: Path, channels: int):
-    "timm's file into the body; raises AudiotagError unless it holds every tensor of it"
+    "Load timm's weights into the body; raises `AudiotagError` if a tensor is missing"
     if not path.is_file(): raise AudiotagError(f"{path.name}: no such file of weights")
     try:
         missing = set(model.body.state_dict()) - set(timm.models.load_state_dict(str(path)))
@@ -500,11 +502,13 @@ def _load_imagenet(model: AudioNet, path: Path, channels: int):
             )
     except Exception as error:
         raise AudiotagError(
-            f"{path.name} holds no weights of {model.arch} ({type(error).__name__}): give timm's own file, or leave weights out"
+            f"{path.name} holds no weights of {model.arch} ({type(error).__name__}): "
+            "give timm's own file, or leave weights out"
         ) from error
     if missing:
         raise AudiotagError(
-            f"{path.name} doesn't fit {model.arch} ({len(missing)} tensors missing, one of them {min(missing)}): give timm's own file, or leave weights out"
+            f"{path.name} doesn't fit {model.arch} ({len(missing)} tensors missing, one of them {min(missing)}): "
+            "give timm's own file, or leave weights out"
         )
 
 
@@ -532,7 +536,7 @@ def init_head_from_audioset(
     labels: Sequence[str], # Names of its classes, in the order of its outputs
     weights: str|Path, # EfficientAT's file for its width, or "pretrained" to fetch it
 ) -> dict[str, str]:  # label: AudioSet's name for it, of those that were found
-    "Start the last layer's rows from AudioSet's classes of the same name; raises AudiotagError when labels or weights don't fit the network"
+    "Initialize the head from AudioSet's classes of the same name; raises `AudiotagError` on a mismatch"
     if len(labels) != model.head.out_features:
         raise AudiotagError(f"{len(labels)} labels for {model.head.out_features} outputs: give one name a class")
     rows, names = _efficientat_state(model, weights)["head.weight"], audioset_labels()

@@ -148,11 +148,11 @@ def default_epochs(
 
 # %% ../nbs/19_recipe.ipynb #ce420378
 def recipe_for(
-    settings: dict[str, str],  # as `Recipe.replace` takes them
-    clips: int,  # to learn from
+    settings: dict[str, str],  # override the defaults, see `Recipe.replace`
+    clips: int,  # number of training clips
     init_from: Path | None = None,  # the bundle to fine-tune
 ) -> Recipe:
-    "The recipe that suits an architecture, its weights or the bundle it starts from, with `settings` on top; raises AudiotagError"
+    "Choose a recipe for an architecture, its weights or a parent bundle; raises `AudiotagError` for invalid settings"
     parent = read_bundle(init_from) if init_from else None
     arch = parent.architecture["name"] if parent else settings.get("arch", Recipe.arch)
     if settings.get("arch", arch) != arch:

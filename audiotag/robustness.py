@@ -65,10 +65,10 @@ def noise_clips(
 
 # %% ../nbs/26_robustness.ipynb #b9d2fce5
 def auroc(
-    known,  # scores of clips that the model should know (clips,)
-    unknown,  # scores of clips that it should not (clips,)
-) -> float:  # 0.5 is guessing, 1 tells them all apart
-    "How often a known clip has the higher score; a draw counts half; raises `ValueError` where there are none to compare"
+    known,  # scores of in-distribution clips, (clips,)
+    unknown,  # scores of out-of-distribution clips, (clips,)
+) -> float:  # 0.5 is chance, 1 is perfect separation
+    "Compute the area under the ROC curve; ties count half; raises ValueError if a group is empty"
     known, unknown = np.sort(np.ravel(known)), np.ravel(unknown)
     if not len(known) or not len(unknown): raise ValueError("auroc needs known and unknown clips")
     below, up_to = np.searchsorted(known, unknown, "left"), np.searchsorted(known, unknown, "right")

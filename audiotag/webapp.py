@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_MINUTES', 'EMPTY', 'Sound', 'MAX_MEGABYTES', 'MAX_FILES', 'KEEP_MINUTES', 'HERE', 'Models', 'PAGE', 'ANNOUNCE_JS',
-           'LIVE_SLOTS', 'decode_upload', 'find_models', 'load_tagger', 'heatmap_for', 'find_segments', 'clip_report',
-           'tag_live', 'tag_file', 'tag_uploads', 'show_errors', 'text', 'clip_tab', 'live_tab', 'files_tab', 'api_tab',
-           'about_tab', 'build', 'Guard', 'refuse_address', 'delete_expired', 'start_cleanup_thread', 'theme', 'launch']
+           'LIVE_SLOTS', 'ORIGIN_JS', 'decode_upload', 'find_models', 'load_tagger', 'heatmap_for', 'find_segments',
+           'clip_report', 'tag_live', 'tag_file', 'tag_uploads', 'show_errors', 'text', 'clip_tab', 'live_tab',
+           'files_tab', 'api_tab', 'about_tab', 'build', 'Guard', 'refuse_address', 'delete_expired',
+           'start_cleanup_thread', 'theme', 'launch']
 
 # %% ../nbs/29_webapp.ipynb #4f4820f2
 import base64
@@ -53,7 +54,8 @@ def decode_upload(
         left -= len(block)
         if left < 0:
             raise AudioError(
-                f"{Path(path).name} is longer than {MAX_MINUTES} minutes, the limit of this page: cut it, or use the command `audiotag tag`"
+                f"{Path(path).name} is longer than {MAX_MINUTES} minutes, the limit of this page: "
+                "cut it, or use the command `audiotag tag`"
             )
     return np.concatenate(blocks)
 
@@ -238,7 +240,10 @@ PAGE = {
     "show_progress": "minimal",
 }  # events that only the page sends
 
-ANNOUNCE_JS = "watch('value', () => { document.querySelector('#said').textContent = element.querySelector('h2')?.innerText ?? ''; })"  # to screen readers: the headline, not the whole report
+ANNOUNCE_JS = (  # screen readers announce the headline, not the complete report
+    "watch('value', () => { "
+    "document.querySelector('#said').textContent = element.querySelector('h2')?.innerText ?? ''; })"
+)
 
 
 def clip_tab(models: Models, model: gr.Dropdown) -> None:
@@ -314,13 +319,14 @@ def files_tab(models: Models, model: gr.Dropdown) -> None:
     )
 
 # %% ../nbs/29_webapp.ipynb #ae230e7f
+ORIGIN_JS = (
+    "element.querySelectorAll('.at-origin').forEach(e => e.textContent = location.origin + location.pathname)"
+)
+
+
 def api_tab(models: Models, model: gr.Dropdown) -> None:
-    "How programs call the page, and the two endpoints themselves"
-    gr.HTML(
-        text("api.html", model=next(iter(models))),
-        elem_classes="at-text",
-        js_on_load="element.querySelectorAll('.at-origin').forEach(e => e.textContent = location.origin + location.pathname)",
-    )
+    "Show how programs call the web app, and register its two endpoints"
+    gr.HTML(text("api.html", model=next(iter(models))), elem_classes="at-text", js_on_load=ORIGIN_JS)
     with gr.Row(visible=False):
         one, many, names = (
             gr.Audio(type="filepath"),
@@ -330,12 +336,12 @@ def api_tab(models: Models, model: gr.Dropdown) -> None:
         count, said, call = gr.Number(3, precision=0, minimum=1, maximum=1000), gr.JSON(), gr.Button()
     def refuse(sentence: str) -> gr.Error: return gr.Error(sentence, print_exception=False)
     def tag(file: str, model: str, top: int = 3) -> dict:
-        "Tag one sound file: its `tags` (label and calibrated probability), `known` (false: nothing that the model knows), and the `segments` of a long recording"
+        "Tag one audio file: `tags` with probabilities, `known` (false: unknown sound), `segments` of long recordings"
         if file is None: raise refuse("no file: send one as `file`")
         try: return tag_file(file, model, models[model].folder, top)
         except AudiotagError as error: raise refuse(str(error)) from None
     def tag_batch(files: list[str], model: str, top: int = 3) -> list[dict]:
-        "Tag several sound files: a list with what /tag says of each, or its `error`"
+        "Tag several audio files: a list with the response of /tag for each, or its `error`"
         if not files or len(files) > MAX_FILES:
             raise refuse(f"{len(files or [])} files: send 1 to {MAX_FILES} in one call")
         return list(tag_uploads(files, model, models[model].folder, top))

@@ -86,7 +86,7 @@ import sys, numpy as np, torch
 from fastai.data.core import DataLoaders, Datasets
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from audiotag.bundle import save_bundle
+from audiotag.export import save_bundle
 from audiotag.models import create_model
 from audiotag.mel import SpectrogramConfig
 from audiotag.spectrogram import front_end
@@ -105,7 +105,7 @@ with torch.no_grad(): np.save(sys.argv[3], learner.model.eval()(front_end(config
 READ = """
 import sys, numpy as np, torch
 from fastai.learner import load_learner
-from audiotag.bundle import load_model
+from audiotag.learner import load_model
 from audiotag.mel import SpectrogramConfig
 from audiotag.spectrogram import front_end
 wave = front_end(SpectrogramConfig(n_mels=64))(torch.from_numpy(np.load(sys.argv[2])))
