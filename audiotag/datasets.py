@@ -438,7 +438,7 @@ def _crosses(table: pd.DataFrame, recording: pd.Series) -> bool:
     held = table.split if table.split.nunique() > 1 else table.fold if table.fold.notna().all() else None
     return held is None or bool(held[recording.index].groupby(recording).nunique().max() > 1)
 
-def _advise(table: pd.DataFrame, multilabel: bool|None = False) -> pd.DataFrame:
+def _advise(table: pd.DataFrame, multilabel: bool = False) -> pd.DataFrame:
     "The same table, after warnings about lists of labels and about clips of one recording"
     report = table.attrs["report"]
     lists = label_lists(table.label.unique())
@@ -451,7 +451,7 @@ def _advise(table: pd.DataFrame, multilabel: bool|None = False) -> pd.DataFrame:
         group, recording = found
         some = ", ".join(map(_printable, recording.unique()[:2]))
         message = f"{len(recording)} clips seem to be cut from {recording.nunique()} recordings ({some}, ...)"
-        fix = f"pass --group {group!r} or add a column source_id, or clips of one recording are in several splits"
+        fix = f"pass --group {group!r} to train, or add a column source_id; else a recording can be in several splits"
         warnings.warn(f"{report.name}: {message}; {fix}", DatasetWarning, stacklevel=3)
     return table
 
@@ -855,7 +855,9 @@ def _read_known(info: DatasetInfo, data: Path) -> pd.DataFrame:
 
 def _read_path(path: Path, multilabel: bool|None, group: str|None) -> pd.DataFrame:
     "A folder or a CSV; raises `DatasetError`"
-    own = lambda table: _advise(group_sources(table, group) if group else table, multilabel)
+    def own(table: pd.DataFrame) -> pd.DataFrame:
+        table = group_sources(table, group) if group else table
+        return table if multilabel is None else _advise(table, multilabel)
     if path.is_file(): return own(_csv_table(path))
     if not path.is_dir():
         raise DatasetError(f"dataset {str(path)!r} not found; use one of {', '.join(DATASETS)}, a folder or a CSV file")
@@ -874,13 +876,13 @@ def _check_argument(name: str, value: Any, types: tuple[type, ...], expected: st
 def read_dataset(name_or_path: str|Path, # One of `DATASETS`, a folder, or a CSV
     data: str|Path = "data", # Folder of the named datasets
     group: str|None = None, # Regular expression for `group_sources`; None keeps the dataset's own source ids
-    multilabel: bool|None = False # Lists of labels are expected: don't warn about them
+    multilabel: bool|None = False # True: lists of labels are expected; None: no advice on training at all
     ) -> pd.DataFrame: # The table of clips
     "The table of clips of whatever a user names; raises `DatasetError`"
     for name, value in (("name_or_path", name_or_path), ("data", data)):
         _check_argument(name, value, (str, os.PathLike), "a name or a path")
     _check_argument("group", group, (str, type(None)), "a regular expression or None")
-    _check_argument("multilabel", multilabel, (bool, type(None)), "True or False")
+    _check_argument("multilabel", multilabel, (bool, type(None)), "True, False or None")
     try:
         if info := DATASETS.get(str(name_or_path).lower()):
             table = _read_known(info, Path(data))

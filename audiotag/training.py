@@ -125,8 +125,10 @@ def _check_split(table: pd.DataFrame, labels: list[str], multilabel: bool) -> No
             f"no training clip is {lost[0]!r}, and others are: leave its clips out, or hold out another fold"
         )
     if not (table.split == "valid").any():
+        if (table.groupby("label").source_id.nunique() > 1).any():
+            raise TrainingError("no validation clips: nothing is held out; split the table with hold_out")
         raise TrainingError(
-            "no clip is left to validate on, as every label has one recording only: add clips of other recordings"
+            "no clip is left to validate on, as every label has one recording only; add clips of other recordings"
         )
 
 
@@ -423,7 +425,7 @@ def run_dir(
             {k: v for k, v in recipe.active_settings().items() if k != "rejection"},
             folds,
             [*map(_mark, files)],
-            table[["clip_id", "label", "fold", "start", "end"]].astype(str).values.tolist(),
+            table[["clip_id", "label", "split", "fold", "source_id", "start", "end"]].astype(str).values.tolist(),
         ]
     )
     folder = Path(runs) / f"{recipe.arch}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
