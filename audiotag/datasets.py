@@ -86,7 +86,7 @@ class ReadSummary(NamedTuple):
 # %% ../nbs/06_datasets.ipynb #2238f2cc
 ALIASES = {
     "fname": ("filename", "file", "path", "slice_file_name", "file_name", "filepath", "file_path", "audio_file",
-              "audio_path", "audio_filename", "audio", "wav", "wav_file", "begin_file", "begin_path"),
+              "audio_path", "audio_filename", "audio", "wav", "wav_file", "begin_file", "begin_path", "ytid"),
     "label": ("class", "category", "labels", "class_name", "classname", "class_label", "label_name", "event_label",
               "event_class", "target_label", "primary_label", "positive_labels", "species", "common_name",
               "scientific_name", "annotation"),
@@ -155,10 +155,10 @@ def read_rows(path: str|Path # With a header: fname and label, or other names in
     columns = list(rows)
     rows = rows.rename(columns=_rename(columns))
     if missing := [c for c in ("fname", "label") if c not in rows]:
-        problem = f"no column {' and no '.join(missing)}, only {one_line(', '.join(columns[:8]))}"
+        problem = f"no column {' and no '.join(missing)}, only {_printable(', '.join(columns[:8]))}"
         raise DatasetError(f"{path.name} has {problem}; name the columns in its header")
     if rows.empty: raise DatasetError(f"{path.name} has no rows below its header; add one row per clip")
-    rows.attrs["file"] = path.name # for later errors
+    rows.attrs["file"] = _printable(path.name) # for later errors
     return rows
 
 # %% ../nbs/06_datasets.ipynb #d87e14c0
@@ -167,7 +167,8 @@ VERIFIED |= {w: False for w in ("0", "false", "no", "0.0", "f", "n", "")}
 
 def _bad_value(rows: pd.DataFrame, column: str, value: Any, fix: str) -> DatasetError:
     "The error for a cell"
-    return DatasetError(f"{rows.attrs.get('file', 'the CSV')}: column {column} says {str(value)[:60]!r}; {fix}")
+    name = rows.attrs.get("file", "the CSV")
+    return DatasetError(f"{name}: column {_printable(column)} says {str(value)[:60]!r}; {fix}")
 
 def parse_choices(rows: pd.DataFrame, # From `read_rows`
     column: str, # Its name
@@ -203,16 +204,28 @@ NEUTRAL = frozenset(( # words that say nothing about what a file or folder conta
     "metadata", "part", "recordings", "set", "sets", "sound", "sounds", "split", "splits", "subset", "wav", "wavs",
 ))
 
-def _split_word(text: str) -> str:
-    "The key of `SPLITS` that a name consists of: `test` for TestSet and audio_test, empty if there is none"
+def _words(text: str) -> list[str]:
+    "The words of a name, in lower case, without the neutral ones: test for TestSet and audio_test_1"
     words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", text).lower())
-    word = "".join(w for w in words if w not in NEUTRAL)
-    return next((w for w in (word, re.sub("(set|data|split)$", "", word)) if w in SPLITS), "")
+    return [re.sub("(?<=[a-z])(set|data|split)$", "", word) for word in words if word not in NEUTRAL]
 
-def parse_splits(names: Iterable[str] # Of folders, files or cells
+def _split_word(text: str) -> str:
+    "The key of `SPLITS` that a name consists of, or nothing"
+    return word if (word := "".join(_words(text))) in SPLITS else ""
+
+def _differing(names: Iterable[str]) -> dict[str, str]:
+    "The split words of names that are equal but for these: FSD50K.dev_audio and FSD50K.eval_audio"
+    alike = {}
+    for name, words in ((name, _words(name)) for name in names):
+        found = [word for word in words if word in SPLITS]
+        if len(found) == 1: alike.setdefault(tuple(w for w in words if w not in SPLITS), {})[name] = found[0]
+    return {name: word for each in alike.values() if len({*each.values()}) > 1 for name, word in each.items()}
+
+def parse_splits(names: Sequence[str] # Of folders, files or cells
     ) -> dict[str, str]: # {name: train, valid or test} of those that are names of a split
     "What names of splits mean; `dev` is the training set if no other is"
     words = {name: word for name in names if (word := _split_word(name))}
+    words |= _differing(name for name in names if name not in words)
     meaning = {name: SPLITS[word] for name, word in words.items()}
     if "test" not in meaning.values() or "train" in meaning.values(): return meaning
     return {name: "train" if words[name].startswith("dev") else split for name, split in meaning.items()}
@@ -268,14 +281,18 @@ def _complete(paths: list[str], files: set[str]) -> list[str]:
     for file in filter(is_audio, files): stems.setdefault(os.path.splitext(file)[0], []).append(file)
     return [stems[p][0] if p not in files and len(stems.get(p, ())) == 1 else p for p in paths]
 
-def _sound_root(names: Iterable[str], folder: str) -> str:
-    "The folder that a CSV's names are relative to: its own, or else one in it or beside it, such as `audio`"
+def _locate(names: pd.Series, root: str, folders: Iterable[str]) -> tuple[pd.Series, set[str], set[str]]:
+    "The paths of a CSV's names, the files in their folders, and what else is in these; see `_listing`"
+    paths = _paths(names, root)
+    files, others = _listing({*folders, *map(os.path.dirname, paths)})
+    return pd.Series(_complete(paths, files), names.index), files, others
+
+def _sound_root(names: Sequence[str], folder: str) -> str:
+    "The folder that a CSV's names are relative to if it isn't its own: one in it or beside it, such as `audio`"
     def hits(root: str) -> int:
-        paths = _paths(names, root)
-        files = _listing({os.path.dirname(p) for p in paths})[0]
-        return len(files.intersection(_complete(paths, files)))
+        paths, files, _ = _locate(names, root, ())
+        return len(files.intersection(paths))
     def inside(root: str) -> list[str]: return sorted(e.path for e in os.scandir(root) if e.is_dir())
-    if hits(folder): return folder
     above = os.path.dirname(folder)
     try: nearby = [*inside(folder), above, *inside(above)]
     except OSError: return folder
@@ -347,12 +364,13 @@ def clips_table(rows: pd.DataFrame, # fname (relative to `root`, or absolute), l
     name: str, # The dataset's name
     root: str, # Its folder, absolute
     folders: Iterable[str] = (), # Folders of its audio, besides those that the rows name
+    search: bool = False, # If no file is there, try the folders in `root` and beside it
     **summary: Any # Further fields of the `ReadSummary`
     ) -> pd.DataFrame: # The table of clips
     "Turn rows into clips; what is dropped is counted in the summary and reported in a `DatasetWarning`"
-    paths = _paths(rows.fname, root)
-    files, others = _listing({*folders, *map(os.path.dirname, paths)})
-    paths = pd.Series(_complete(paths, files), rows.index)
+    paths, files, others = _locate(rows.fname, root, folders)
+    if search and files.isdisjoint(paths):
+        paths, files, others = _locate(rows.fname, _sound_root(rows.fname, root), folders)
     unlabeled = {p for p in files.difference(paths) if is_audio(p) and not os.path.basename(p).startswith(".")}
     rows, ignored = rows.assign(path=paths), rows.get("ignored", pd.Series(False, rows.index)).astype(bool)
     rows = rows[~ignored].drop(columns="ignored", errors="ignore")
@@ -378,19 +396,20 @@ def _report(table: pd.DataFrame, report: ReadSummary) -> pd.DataFrame:
 def group_sources(table: pd.DataFrame, # The table of clips
     group: str # Regular expression; its first group, or the whole match, is the recording
     ) -> pd.DataFrame: # A copy with `source_id` from the file names
-    "Take each clip's recording from its file name, or else from its path in the dataset; raises `DatasetError`"
+    "Take each clip's recording from its stem, or else its file name or path in the dataset; raises `DatasetError`"
     try: pattern = re.compile(group)
     except re.error as e:
-        raise DatasetError(f"--group {group!r} is not a regular expression ({e}); correct it") from None
+        raise DatasetError(f"--group '{_printable(group)}' is not a regular expression ({e}); correct it") from None
     def find(text: str) -> str|None:
         match = pattern.search(text)
         return match and next(filter(None, (*match.groups(), match[0])), None)
     root = os.path.commonpath([os.path.dirname(p) for p in table.path])
-    for names in (map(os.path.basename, table.path), (p.removeprefix(root).lstrip("/") for p in table.path)):
+    paths = [p.removeprefix(root).lstrip("/") for p in table.path]
+    for names in (_stems(paths), map(os.path.basename, paths), paths):
         found = pd.Series([find(name) for name in names], table.index, dtype=object)
         if found.notna().any(): break
     if missing := int(found.isna().sum()):
-        message = f"--group {group!r} matches {len(table)-missing} of {len(table)} file names, but not "
+        message = f"--group '{_printable(group)}' matches {len(table)-missing} of {len(table)} file names, but not "
         message += f"{_printable(os.path.basename(table.path[found.isna()].iloc[0]))}"
         if missing == len(table): raise DatasetError(f"{message}; change the expression")
         warnings.warn(f"{message}; each of the others is its own source", DatasetWarning, stacklevel=3)
@@ -404,7 +423,7 @@ PART = ( # 000, part3, (1), 2.5s, A
 CUTS = ( # what the stems of cut clips look like, and the --group that finds their recording
     (rf"(.+)[-_ ]{PART}", "^(.+)[-_ ]"),
     (rf"(.+)[-_ ]{PART}[-_ ]{PART}", "^(.+)[-_ ].+[-_ ]"),
-    (rf"(.+)\.{PART}", r"^(.+)\.\w+\."),
+    (rf"(.+)\.{PART}", r"^(.+)\."),
 )
 RECORDING = r"(?:rec|recording|session|tape|track|source|site|file)[-_ ]?\d+"
 
@@ -427,9 +446,11 @@ def suggest_group(table: pd.DataFrame # The table of clips
         found = _several_cuts(table, stems.str.extract(f"^{pattern}$")[0])
         if len(found): return group, found
     folders = table.path.map(os.path.dirname)
-    below = [f"/{a}/" in p and not (_split_word(b := os.path.basename(p)) or FOLD.fullmatch(b) or a == b)
-        for p, a in zip(folders, table.label)]
-    found = _several_cuts(table, folders.where(pd.Series(below, table.index, dtype=bool)))
+    names = folders.map(os.path.basename)
+    below = [f"/{label}/" in path and not (_split_word(name) or FOLD.fullmatch(name) or label == name)
+        for path, name, label in zip(folders, names, table.label)]
+    own = table.label.groupby(names).transform("nunique") == 1 # else the folders may be the labels
+    found = _several_cuts(table, folders.where(own & pd.Series(below, table.index)))
     return ("([^/]+)/[^/]+$", found.map(os.path.basename)) if len(found) else None
 
 # %% ../nbs/06_datasets.ipynb #3127f02b
@@ -451,7 +472,7 @@ def _advise(table: pd.DataFrame, multilabel: bool = False) -> pd.DataFrame:
         group, recording = found
         some = ", ".join(map(_printable, recording.unique()[:2]))
         message = f"{len(recording)} clips seem to be cut from {recording.nunique()} recordings ({some}, ...)"
-        fix = f"pass --group {group!r} to train, or add a column source_id; else a recording can be in several splits"
+        fix = f"pass --group '{group}' to train, or add a column source_id; else a recording can be in several splits"
         warnings.warn(f"{report.name}: {message}; {fix}", DatasetWarning, stacklevel=3)
     return table
 
@@ -575,7 +596,7 @@ def _name_splits(rows: pd.DataFrame) -> pd.DataFrame:
     for name in SPLIT_COLUMNS:
         if name not in plain: continue
         words = rows[plain[name]].str.strip()
-        meaning = {"": "train"} | parse_splits(words.unique())
+        meaning = {"": "train"} | parse_splits(words.unique().tolist())
         unknown = words[~words.isin(meaning)]
         if name != "split" and len(meaning) == 1: continue # FMA's subset is small, medium or large
         if len(unknown): raise _bad_value(rows, plain[name], unknown.iloc[0], "use train, valid or test")
@@ -639,16 +660,15 @@ def _prepare(rows: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
     if folds.isna().any() and folds.notna().any() and "split" not in rows:
         name = rows.attrs.get("file", "the CSV")
         raise DatasetError(f"{name} gives only some rows a fold; give all of them one, or none")
-    message = f"{filled} parts without an end last until the next start in their file; add a column end"
+    message = f"without a column end, each part lasts until the next start in its file ({filled} times); add one"
     notes = [message] if filled else []
     return rows, (*notes, *_unused(rows))
 
 # %% ../nbs/06_datasets.ipynb #63701c98
-def _csv_table(path: Path, name: str = "") -> pd.DataFrame:
+def _csv_table(path: Path) -> pd.DataFrame:
     "The table of clips of a CSV; raises `DatasetError`"
     rows, notes = _prepare(read_rows(path))
-    root = _sound_root(rows.fname, os.path.abspath(path.parent))
-    return clips_table(rows, name or path.stem, root, notes=notes)
+    return clips_table(rows, path.stem, os.path.abspath(path.parent), search=True, notes=notes)
 
 def read_csv(path: str|Path # With a header; file names are relative to its folder, or to one in it or beside it
     ) -> pd.DataFrame: # The table of clips, followed by the CSV's other columns
@@ -683,7 +703,8 @@ def _same_folders(parts: list[list[str]]) -> list[str]:
     common = sorted(set.intersection(*below.values())) if len(below) > 1 else []
     if len(common) < 2 or any("" in names for names in below.values()): return []
     labels, same = (", ".join(map(_printable, names[:3])) for names in (sorted(below), common))
-    return [f"the labels {labels} have the same folders ({same}); write a CSV if those are the labels"]
+    fix = "write a CSV if those are the labels, or pass --group '([^/]+)/[^/]+$' to train if they are recordings"
+    return [f"the labels {labels} have the same folders ({same}); {fix}"]
 
 # %% ../nbs/06_datasets.ipynb #17974dac
 def _classes(files: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -720,13 +741,18 @@ def _tables(root: str, files: Iterable[str], sounds: Iterable[str]) -> dict[str,
         if rows is not None: tables[file] = rows
     return tables
 
+def _table_splits(files: Iterable[str]) -> dict[str, str]:
+    "The splits that CSVs are named after, or their folders; empty if one isn't"
+    for names in ({f: Path(f).stem for f in files}, {f: os.path.dirname(f) for f in files}):
+        splits = parse_splits(list(names.values()))
+        if all(name in splits for name in names.values()): return {f: splits[name] for f, name in names.items()}
+    return {}
+
 def _one_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    "The rows of the only table, or of several that are named after splits; raises `DatasetError`"
+    "The rows of the only table, or of several that are named after splits"
     if len(tables) == 1: return next(iter(tables.values()))
-    words = {f: next(filter(_split_word, (Path(f).stem, os.path.dirname(f))), "") for f in tables}
-    splits = parse_splits(words.values())
-    if not all(words.values()): raise DatasetError(f"found several tables ({', '.join(tables)}); name one of them")
-    named = [rows if "split" in rows else rows.assign(split=splits[words[f]]) for f, rows in tables.items()]
+    splits = _table_splits(tables)
+    named = [rows if "split" in rows else rows.assign(split=splits[file]) for file, rows in tables.items()]
     return pd.concat(named, ignore_index=True).fillna("")
 
 # %% ../nbs/06_datasets.ipynb #056c658c
@@ -738,7 +764,8 @@ def _find_sounds(root: str) -> tuple[list[str], dict[str, Any]]:
     sounds = [path.removeprefix(f"{root}/") for p in find_audio(root) if (path := str(p)) not in closed]
     if not sounds: raise DatasetError(f"{root} holds no audio files; put each class's clips into a folder of its name")
     if odd := [s for s in sounds if re.search("[\ud800-\udfff]", root + s)]:
-        raise DatasetError(f"{_count(odd, 'path is', 'paths are')} not UTF-8; rename the files and folders")
+        path = _printable(f"{root}/{odd[0]}")
+        raise DatasetError(f"the path {path} is not UTF-8 ({len(odd)} in all); rename the files and folders")
     skipped = tuple(map(_printable, listing.special + listing.closed))
     others = tuple(map(_printable, sorted(set(listing.files).difference(sounds))))
     return sounds, {"other_files": others, "skipped_files": skipped}
@@ -750,15 +777,14 @@ def _listed(
     "The rows of the CSVs in a folder, or beside it, if they count; and notes on CSVs that don't"
     tables, by_folder = _tables(root, files, sounds), classes[classes.label != ""].set_index("fname").label
     named = ", ".join(map(_printable, tables))
-    if by_folder.nunique() > 1:
-        if len(tables) > 1 and not all(any(map(_split_word, (Path(f).stem, os.path.dirname(f)))) for f in tables):
-            return None, [f"the labels are the folders, not those in {named}; name one of these to use it"]
-    elif not tables and os.path.isfile(f"{root}.csv"): # beside the folder
-        rows = _relative(read_rows(f"{root}.csv"), f"../{os.path.basename(root)}.csv", root, set(sounds))
-        return rows, []
+    if len(tables) > 1 and not _table_splits(tables):
+        if by_folder.nunique() < 2: raise DatasetError(f"{root} has several tables ({named}); name one of them")
+        return None, [f"the labels are the folders, not those in {named}; name one of these to use it"]
+    if by_folder.nunique() < 2 and not tables and os.path.isfile(f"{root}.csv"): # beside the folder
+        return _relative(read_rows(f"{root}.csv"), f"../{os.path.basename(root)}.csv", root, set(sounds)), []
     if not tables: return None, []
     rows = _one_table(tables)
-    rows.attrs["file"] = named
+    rows.attrs = {"file": named, "tables": tuple(tables)}
     folder, own = by_folder.reindex(rows.fname).to_numpy(), rows.label.str.strip().to_numpy()
     differ = by_folder.nunique() > 1 and any(isinstance(a, str) and a != b for a, b in zip(folder, own))
     return rows, [f"the labels are those in {named}, not the folders"] if differ else []
@@ -773,6 +799,8 @@ def _folder_table(folder: str|Path) -> pd.DataFrame:
     except DatasetError as e: problem, classes, notes = e, pd.DataFrame({"fname": sounds, "label": ""}), []
     rows, csv_notes = _listed(root, sounds, summary["other_files"], classes)
     if rows is not None:
+        used = rows.attrs.get("tables", ())
+        summary["other_files"] = tuple(f for f in summary["other_files"] if f not in used)
         rows, guessed = _prepare(rows)
         folders = {os.path.dirname(f"{root}/{s}") for s in sounds}
         return clips_table(rows, name, root, folders, notes=(*csv_notes, *guessed), **summary)
@@ -805,7 +833,7 @@ _FSD = DatasetInfo(
     "fsdkaggle2018",
     "FSDKaggle2018",
     ("FSDKaggle2018",),
-    ("FSDKaggle2018.meta", "train_post_competition.csv", "audio_train"),
+    ("FSDKaggle2018.meta", "train_post_competition.csv", "audio_train/../train.csv"),  # the last: both of them
     "CC BY 3.0 or CC0 1.0, per clip (three clips CC BY-NC)",
     "E. Fonseca et al., General-purpose tagging of Freesound audio with AudioSet labels: "
     "task description, dataset, and baseline, DCASE Workshop 2018",
@@ -860,6 +888,7 @@ def _read_path(path: Path, multilabel: bool|None, group: str|None) -> pd.DataFra
         return table if multilabel is None else _advise(table, multilabel)
     if path.is_file(): return own(_csv_table(path))
     if not path.is_dir():
+        if path.exists(): raise DatasetError(f"{path} is not a folder or a regular file; use a folder or a CSV file")
         raise DatasetError(f"dataset {str(path)!r} not found; use one of {', '.join(DATASETS)}, a folder or a CSV file")
     if info := _recognised(path): return group_sources(info.read(path), group) if group else info.read(path)
     inside = [p.name for p in sorted(path.iterdir()) if p.is_dir() and _recognised(p)]
