@@ -11,6 +11,7 @@ __all__ = ['Source', 'MAGIC', 'SUFFIXES', 'STILLS', 'BLOCK', 'Decoded', 'MAX_LEV
 import io
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .core import AudiotagError, list_files
+from .core import AudiotagError, list_files, one_line
 
 # %% ../nbs/02_audio.ipynb #edad85f6
 class AudioError(AudiotagError):
@@ -361,6 +362,8 @@ def find_audio(folder: str|Path # Searched with all folders in it
     folder = Path(folder)
     if not folder.is_dir(): raise AudioError(f"{folder.name or folder} is not a folder: check the path")
     listing = list_files(folder)
+    if names := ", ".join(listing.special[:3]):
+        warnings.warn(f"{folder.name}: skipped {len(listing.special)} pipes or devices ({one_line(names)})", stacklevel=2)
     sounds = [p for p in map(folder.joinpath, listing.files) if p.suffix.lower() in SUFFIXES or _may_be_sound(p)]
     return sorted([*sounds, *map(folder.joinpath, listing.closed)])
 

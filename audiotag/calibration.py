@@ -19,11 +19,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from torch import nn
 
-from .audio import fit_length, read_clip
+from .audio import fit_length
 from .bundle import class_means, probabilities, rejection_score, similarity
 from .datasets import split_labels
-from .learner import local_device, predict_clips
-from .mel import SpectrogramConfig
+from .learner import RunConfig, local_device, predict_clips
 from .metrics import classification_metrics, lwlrap
 from .recipe import Recipe
 from .spectrogram import front_end
@@ -125,32 +124,26 @@ def mix_waveforms(
 
 def predict_mixtures(
     model: nn.Module,
-    table: pd.DataFrame,  # clips that were held out
+    table: pd.DataFrame,  # held-out clips
     targets: np.ndarray,  # (clips, labels) of 0 and 1
-    config: SpectrogramConfig,
-    crop_seconds: float,
-    device: torch.device | str | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # logits and targets of the mixes, (clips, labels) both
-    "What the network hears in mixes of these clips, one crop each"
-    device = local_device(device) or default_device()
-    model, spectrogram, length = (
-        model.eval().to(device),
-        front_end(config).to(device),
-        round(crop_seconds * config.sample_rate),
-    )
-    rows, mixes = list(table.itertuples()), sample_mixtures(len(table))
+    recipe: Recipe,
+    run: RunConfig,
+) -> tuple[np.ndarray, np.ndarray]:  # logits and targets of the mixtures, (clips, labels) both
+    "Predict mixtures of clips, one crop each"
+    config, device = run.front_end(recipe), local_device(run.device) or default_device()
+    model, spectrogram = model.eval().to(device), front_end(config).to(device)
+    rows, mixtures = list(table.itertuples()), sample_mixtures(len(table))
+    length = round(recipe.crop_seconds * config.sample_rate)
 
     def wave(i: int) -> np.ndarray:
-        return fit_length(
-            read_clip(rows[i].path, config.sample_rate, rows[i].start, rows[i].end, config.trim_db), length
-        )
+        return fit_length(run.cache.samples(rows[i].path, rows[i].start, rows[i].end, config), length)
 
     logits = []
     with torch.inference_mode():
-        for i in range(0, len(mixes), 32):
-            made = np.stack([mix_waveforms([wave(j) for j in who], louder) for who, louder in mixes[i:i + 32]])
-            logits.append(model(spectrogram(torch.from_numpy(made).to(device))).float().cpu().numpy())
-    return np.concatenate(logits), np.stack([targets[who].max(0) for who, _ in mixes])
+        for i in range(0, len(mixtures), 32):
+            waves = [mix_waveforms([wave(j) for j in clips], louder) for clips, louder in mixtures[i:i + 32]]
+            logits.append(model(spectrogram(torch.from_numpy(np.stack(waves)).to(device))).float().cpu().numpy())
+    return np.concatenate(logits), np.stack([targets[clips].max(0) for clips, _ in mixtures])
 
 # %% ../nbs/21_calibration.ipynb #eb7d1878
 class HeldOutPredictions(NamedTuple):
@@ -170,35 +163,38 @@ class HeldOutPredictions(NamedTuple):
 
 def compute_class_means(
     model: nn.Module,
-    table: pd.DataFrame,  # clips that it learnt from
+    table: pd.DataFrame,  # training clips
     recipe: Recipe,
-    config: SpectrogramConfig,
+    run: RunConfig,
     labels: list[str],
-    device: torch.device | str | None = None,
-) -> np.ndarray | None:  # (labels, features); None where several labels may hold
-    "The mean direction of each class, as the network hears it"
+) -> np.ndarray | None:  # (labels, features); None for multi-label
+    "Mean direction of the embeddings of each class"
     if recipe.multilabel: return None
-    _, embeddings = predict_clips(model, table, config, recipe.crop_seconds, recipe.max_crops, device=device)
-    return class_means(embeddings, encode_targets(table, labels))
+    return class_means(_predict(model, table, recipe, run)[1], encode_targets(table, labels))
+
+
+def _predict(model: nn.Module, table: pd.DataFrame, recipe: Recipe, run: RunConfig) -> tuple[np.ndarray, np.ndarray]:
+    "Logits and embeddings of the clips of a run"
+    config = run.front_end(recipe)
+    return predict_clips(
+        model, table, config, recipe.crop_seconds, recipe.max_crops, device=run.device, cache=run.cache
+    )
 
 
 def predict_heldout(
     model: nn.Module,
-    table: pd.DataFrame,  # clips that were held out
+    table: pd.DataFrame,  # held-out clips
     recipe: Recipe,
-    config: SpectrogramConfig,
+    run: RunConfig,
     labels: list[str],
     means: np.ndarray | None = None,  # (labels, features), from `compute_class_means`
-    device: torch.device | str | None = None,
 ) -> HeldOutPredictions:
-    "What a network says of these clips"
+    "Predict held-out clips, and for multi-label mixtures of them"
     targets = encode_targets(table, labels, recipe.multilabel)
-    logits, embeddings = predict_clips(model, table, config, recipe.crop_seconds, recipe.max_crops, device=device)
+    logits, embeddings = _predict(model, table, recipe, run)
     if not recipe.multilabel:
         return HeldOutPredictions(logits, targets, None if means is None else similarity(embeddings, means))
-    return HeldOutPredictions(
-        logits, targets, mixes=np.stack(predict_mixtures(model, table, targets, config, recipe.crop_seconds, device))
-    )
+    return HeldOutPredictions(logits, targets, mixes=np.stack(predict_mixtures(model, table, targets, recipe, run)))
 
 
 def _tag_score(probs: np.ndarray, targets: np.ndarray, labels: list[str], thresholds: list[float] | None) -> dict:

@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ from .core import AudiotagError
 if TYPE_CHECKING:  # a command imports what it needs when it runs: `audiotag tag` starts without torch and pandas
     from pandas import DataFrame
 
+    from audiotag.learner import RunConfig
     from audiotag.recipe import Recipe
-    from audiotag.mel import SpectrogramConfig
 
 # %% ../nbs/30_cli.ipynb #8055f1bf
 DataSet = Annotated[str, typer.Argument(metavar="DATASET", help="fsdkaggle2018, urbansound8k, esc50, folder or CSV")]
@@ -97,16 +97,15 @@ def train(
     as_json: Json = False,
 ) -> None:
     "Train a tagger, or fine-tune one (--from), and write its bundle"
-    from audiotag.learner import is_main
+    from audiotag.learner import RunConfig, is_main
     from audiotag.recipe import recipe_for
 
     options = {"arch": arch, "weights": weights, "input": input and input.value, "multilabel": multilabel or None}
     changes = _recipe_changes(settings or [], **options, epochs=epochs, lr=lr, seed=seed)
     table = load_clips(dataset, data, min_clips, multilabel, without, group)
-    recipe = recipe_for(changes, len(table), init_from)
-    job = {"init_from": init_from, "images": images, "device": device, "workers": workers, "fp16": fp16}
-    job["command"] = shlex.join(["audiotag", *sys.argv[1:]])
-    result = run_training(table, recipe, out, runs, folds, test_fold, seeds, job)
+    command = shlex.join(["audiotag", *sys.argv[1:]])
+    run = RunConfig(init_from, images, None, device, workers, fp16, runs, command)
+    result = run_training(table, recipe_for(changes, len(table), run.parent), out, run, folds, test_fold, seeds)
     text = result.pop("text")
     if is_main(): print_result(result, as_json, text)
 
@@ -131,11 +130,10 @@ def run_training(
     table: "DataFrame",
     recipe: "Recipe",
     out: Path | None,
-    runs: Path,
+    run: "RunConfig",
     folds: int | None,
     test_fold: int | None,
     seeds: int | None,
-    job: dict,
 ) -> dict:
     "Train once, per fold or per seed; the result contains `text`, the human-readable output"
     from audiotag import training
@@ -145,16 +143,13 @@ def run_training(
         raise AudiotagError("--folds holds out every fold, --test-fold one: leave one of them out")
 
     def run_once(recipe: "Recipe", out: Path | None) -> dict:
-        if folds is not None: return training.cross_validate(table, recipe, folds, out=out, runs=runs, **job)
-        return training.train(training.hold_out(table, test_fold, recipe.seed), recipe, out, **job)
+        if folds is not None: return training.cross_validate(table, recipe, folds, out, run)
+        return training.train(training.hold_out(table, test_fold, recipe.seed), recipe, out, run)
 
-    if seeds is None:
-        result = run_once(recipe, out)
+    if seeds is None: result = run_once(recipe, out)
     else:
         split = f"folds {folds} test fold {test_fold}"
-        result = training.run_seeds(
-            run_once, table, recipe, seeds, out, runs, split, job["init_from"], job["images"]
-        )
+        result = training.run_seeds(run_once, table, recipe, seeds, out, run, split)
     return {**result, "text": format_results(result)}
 
 
@@ -432,21 +427,19 @@ def run_step(
     name: str,  # of the dataset, in the final table
     table: "DataFrame",  # with splits
     recipe: "Recipe",
-    config: "SpectrogramConfig",
-    images: Path,
+    run: "RunConfig",  # with the front end, and where the images go
     out: Path,
-    init_from: Path | None = None,
 ) -> dict:  # a row of the final table
     "Convert the clips, then train and export a bundle, unless it is up to date"
     from audiotag.bundle import read_bundle
     from audiotag.images import convert as convert_table
     from audiotag.training import train as train_bundle
     started = time.perf_counter()
-    converted = convert_table(table, images, config)
+    converted = convert_table(table, run.images, run.front_end(recipe))
     counts = f"{converted.skipped} reused, {converted.failed} failed"
-    print_err(f"{name}: {converted.done} clips converted to {images}, {counts}")
+    print_err(f"{name}: {converted.done} clips converted to {run.images}, {counts}")
     if is_up_to_date(out, recipe, table): print_err(f"{name}: {out} reused (delete it to train again)")
-    else: train_bundle(table, recipe, out, init_from=init_from, images=images, config=config, command="audiotag run")
+    else: train_bundle(table, recipe, out, run)
     metrics = read_bundle(out).config["metrics"]
     return {
         "data set": name,
@@ -490,6 +483,7 @@ def run_pipeline(
     home: Path = Path("."),  # data/ and models/ are created here
 ) -> dict:  # `rows` of the table, the `tagged` clip, and `next`, a command
     "Train a bundle, fine-tune it, and tag an unseen clip; raises AudiotagError if the datasets are missing"
+    from audiotag.learner import RunConfig
     from audiotag.mel import SpectrogramConfig
     from audiotag.models import default_config
     from audiotag.recipe import recipe_for
@@ -501,9 +495,11 @@ def run_pipeline(
     settings = _pipeline_settings(data, weights)
     recipe = recipe_for(settings, len(clips))
     config = default_config(recipe.arch) if data else SpectrogramConfig(**SYNTHETIC)
-    rows = [run_step("FSDKaggle2018", clips, recipe, config, images / "fsdkaggle2018", first)]
-    recipe = recipe_for(inherited_settings(settings), len(urban), first)
-    rows.append(run_step("UrbanSound8K", urban, recipe, config, images / "urbansound8k", second, init_from=first))
+    run = RunConfig(images=images / "fsdkaggle2018", config=config, command="audiotag run")
+    rows = [run_step("FSDKaggle2018", clips, recipe, run, first)]
+    run = replace(run, init_from=first, images=images / "urbansound8k")
+    recipe = recipe_for(inherited_settings(settings), len(urban), run.parent)
+    rows.append(run_step("UrbanSound8K", urban, recipe, run, second))
     clip = _tag_unseen(second, urban)
     return {"rows": rows, "tagged": clip, "next": f"{os.path.relpath(sys.argv[0])} tag {clip} --model {second}"}
 

@@ -761,7 +761,10 @@ def _find_sounds(root: str) -> tuple[list[str], dict[str, Any]]:
     listing = list_files(root)
     if "." in listing.closed: raise DatasetError(f"{root} can't be listed; check its permissions")
     closed = {f"{root}/{name}" for name in listing.closed}
-    sounds = [path.removeprefix(f"{root}/") for p in find_audio(root) if (path := str(p)) not in closed]
+    with warnings.catch_warnings(): # of pipes, which are in the summary
+        warnings.simplefilter("ignore", UserWarning)
+        found = map(str, find_audio(root))
+    sounds = [path.removeprefix(f"{root}/") for path in found if path not in closed]
     if not sounds: raise DatasetError(f"{root} holds no audio files; put each class's clips into a folder of its name")
     if odd := [s for s in sounds if re.search("[\ud800-\udfff]", root + s)]:
         path = _printable(f"{root}/{odd[0]}")

@@ -37,7 +37,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from .bundle import CARD, CONFIG, FORMAT, LEARNER, ONNX, WEIGHTS, Bundle, BundleError, digest, read_bundle
 from .bundle import start_session, validate_config
 from .core import AudiotagError, atomic_path, one_line
-from .learner import load_model, make_learner
+from .learner import RunConfig, load_model, make_learner
 from .mel import SpectrogramConfig
 from .recipe import Recipe
 from .spectrogram import LogMel, front_end
@@ -64,8 +64,9 @@ def served_model(
                 return self.model.head(embedding), picture, embedding
             features = self.model.features(x)
             embedding = features.flatten(2).mean(2)
+            logits = self.model.head(embedding)
             cam = torch.einsum("nc,bc...->bn...", self.model.head.weight, features)
-            return self.model.head(embedding), picture, embedding, cam
+            return logits, picture, embedding, cam
 
     return ServedModel().float().cpu().eval()
 
@@ -449,14 +450,15 @@ def _rebuild_learner(bundle: Bundle, model: nn.Module, config: SpectrogramConfig
         sf.write(path, noise, config.sample_rate)
         clips = {"clip_id": bundle.labels, "source_id": bundle.labels, "label": bundle.labels, "path": str(path)}
         table = pd.DataFrame({**clips, "split": "train", "verified": True, "start": np.nan, "end": np.nan})
-        return make_learner(table, recipe, config, model=model, labels=bundle.labels, device="cpu")
+        return make_learner(table, recipe, RunConfig(config=config, device="cpu"), model, bundle.labels)
 
 
 def reexport_bundle(
     folder: str | Path,  # Such as models/urbansound8k
 ) -> Path:  # `folder`
     "Write graph, card and learner.pkl of a bundle again from its weights and config; raises `AudiotagError`"
-    bundle, model = read_bundle(folder), load_model(folder)
+    bundle = read_bundle(folder)
+    model = load_model(bundle)
     config, place = SpectrogramConfig.from_dict(bundle.spectrogram), bundle.folder.absolute()
     graph = export_onnx(config, model, bundle.crop_samples)
     files = {**bundle.config["files"], ONNX: digest(graph)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'LONG', 'sliding_windows', 'hysteresis_runs', 'Segment', 'Timeline', 'timeline_csv', 'timeline_json',
-           'timeline_audacity', 'plot_timeline', 'Tag', 'Tags', 'Prediction', 'Tagger']
+           'timeline_audacity', 'plot_timeline', 'Tag', 'Tags', 'Prediction', 'Analysis', 'Tagger']
 
 # %% ../nbs/16_tagger.ipynb #32516c99
 import csv
@@ -196,6 +196,34 @@ class Prediction:
     def spectrogram(self) -> np.ndarray:
         return self.draw()  # (bands, frames) in 0 to 1 of the whole sound, low frequencies first
 
+# %% ../nbs/16_tagger.ipynb #0229e186
+class Analysis(NamedTuple):
+    "What one pass over a recording gives"
+    timeline: Timeline
+    spectrogram: np.ndarray  # (bands, columns) in 0 to 1, low frequencies first
+    activation: np.ndarray | None  # (height, width) in 0 to 1, low frequencies first; None if the network has no maps
+
+
+class _Stitcher:
+    "Join what overlapping windows show of a recording: of each window the middle, of the first and last the rest too"
+
+    def __init__(self, length: int, step: int):  # in samples
+        self.length, self.step, self.parts, self.last = length, step, [], None
+
+    def add(self, picture: np.ndarray, samples: int) -> None:  # picture: (rows, columns) of a complete window
+        if self.last is not None: self._keep((self.length + self.step) / 2)
+        self.last = picture, samples
+
+    def _keep(self, end: float) -> None:
+        picture, width = self.last[0], self.last[0].shape[1]
+        start = (self.length - self.step) / 2 if self.parts else 0
+        first, after = (round(width * at / self.length) for at in (start, end))
+        self.parts.append(picture[:, first:max(first + 1, after)])
+
+    def joined(self) -> np.ndarray:
+        self._keep(self.last[1])
+        return np.concatenate(self.parts, 1)
+
 # %% ../nbs/16_tagger.ipynb #d0d08e26
 class Tagger:
     "A bundle, ready to tag; `Tagger.load` makes one"
@@ -295,33 +323,72 @@ class Tagger:
             except AudiotagError as e: return e
         with ThreadPoolExecutor(workers) as pool: return list(pool.map(tag, sources))
 
+    def _scan(self, source: Source, length: int, step: int, names: Sequence[str]) -> Iterator[tuple]:
+        "For each window of a recording: its samples, and its crops' outputs (crops, ...) by name; constant memory"
+        windows = sliding_windows(stream_audio(source, self.sample_rate), length, step)
+        while batch := list(islice(windows, BATCH)):
+            cuts = [self._cut(samples, trim=False) for samples in batch]
+            ends = np.cumsum([len(cut) for cut in cuts])[:-1]
+            outputs = [np.split(output, ends) for output in self._run(np.concatenate(cuts), *names)]
+            yield from zip(batch, (dict(zip(names, parts)) for parts in zip(*outputs)))
+
     def timeline(self,
         source: Source,  # a recording of any length
         window: float | None = None,  # seconds; None: the crop that the model was trained on
         hop: float | None = None,  # seconds from one window to the next; None: half a window
-        on: float = 0.5,  # a segment begins at this probability
+        on: float = 0.5,  # a segment starts at this probability
         off: float = 0.3,  # and ends below this one
-        progress: Callable[[float], None] | None = None,  # is told the seconds that are done
+        progress: Callable[[float], None] | None = None,  # called with the seconds that are done
+        each: Callable[[np.ndarray, dict], None] | None = None,  # called with each window's samples and outputs
+        names: Sequence[str] = (),  # further outputs that `each` needs
     ) -> Timeline:
-        "What is to be heard when, in constant memory; raises `AudioError` for a recording that can't be used"
+        "Segments of a recording, in constant memory; raises `AudioError` for a recording that can't be used"
         window = window or self.seconds
         hop = hop or window / 2
         if not 0.01 <= hop <= window:
             raise AudiotagError(
                 f"window {window:g} s, hop {hop:g} s: the hop must be at least 0.01 s and no longer than the window"
             )
-        length, step, answers, silent = round(window * self.sample_rate), round(hop * self.sample_rate), [], []
-        windows = sliding_windows(stream_audio(source, self.sample_rate), length, step)
-        while batch := list(islice(windows, BATCH)):
-            cuts = [self._cut(samples, trim=False) for samples in batch]
-            ends, parts = np.cumsum([len(c) for c in cuts])[:-1], self._run(np.concatenate(cuts), "logits", "embedding")
-            answers += zip(*([part.mean(0) for part in np.split(out, ends)] for out in parts))
-            silent += map(is_silent, batch)
-            seconds = (step * (len(answers) - 1) + len(batch[-1])) / self.sample_rate
+        length, step = round(window * self.sample_rate), round(hop * self.sample_rate)
+        logits, embeddings, silent = [], [], []
+        for samples, outputs in self._scan(source, length, step, ("logits", "embedding", *names)):
+            logits.append(outputs["logits"].mean(0))
+            embeddings.append(outputs["embedding"].mean(0))
+            silent.append(is_silent(samples))
+            seconds = (step * (len(silent) - 1) + len(samples)) / self.sample_rate
+            if each: each(samples, outputs)
             if progress: progress(seconds)
-        logits, embeddings = map(np.stack, zip(*answers))
-        p, _, known = self._judge(logits, embeddings, np.array(silent))
-        return Timeline(p, known, self.labels, length / self.sample_rate, step / self.sample_rate, seconds, on, off)
+        probs, _, known = self._judge(np.stack(logits), np.stack(embeddings), np.array(silent))
+        return Timeline(probs, known, self.labels, length / self.sample_rate, step / self.sample_rate, seconds, on, off)
+
+    def analyze(self,
+        source: Source,  # a recording of any length
+        label: str,  # of the activation map
+        columns: float | None = None,  # spectrogram columns per second, the loudest frame of each; None: every frame
+    ) -> "Analysis":
+        "Segments, spectrogram and class activation map of a recording in one pass; raises `AudioError`"
+        names = ["spectrogram"] + ["cam"] * self.has_maps
+        pictures = {name: _Stitcher(self.crop, self.crop - self.crop // 2) for name in names}
+        frames, index = self.crop // self.bundle.spectrogram["hop_length"], self.labels.index(label)
+        group = max(1, int(frames / self.seconds / columns)) if columns else 1
+
+        def each(samples: np.ndarray, outputs: dict) -> None:
+            spectrogram = outputs["spectrogram"][0, 0, :, :frames]
+            pictures["spectrogram"].add(np.maximum.reduceat(spectrogram, np.arange(0, frames, group), 1), len(samples))
+            if self.has_maps: pictures["cam"].add(np.atleast_2d(outputs["cam"][0, index]), len(samples))
+
+        timeline = self.timeline(source, self.seconds, (self.crop - self.crop // 2) / self.sample_rate, each=each, names=names)
+        spectrogram = pictures["spectrogram"].joined()
+        if columns:
+            bins = min(spectrogram.shape[1], max(1, round(columns * timeline.seconds)))
+            spectrogram = np.maximum.reduceat(spectrogram, np.arange(bins) * spectrogram.shape[1] // bins, 1)
+        activation = np.maximum(pictures["cam"].joined(), 0) if self.has_maps else None
+        if activation is not None: activation = activation / max(activation.max(), 1e-9)
+        return Analysis(timeline, spectrogram, activation)
+
+    @cached_property
+    def has_maps(self) -> bool:  # whether the network has class activation maps
+        return "cam" in [output.name for output in self.session.get_outputs()]
 
     def _pictures(self, source: Source, output: str) -> Iterator[tuple[np.ndarray, float]]:
         "An output with a time axis for each crop of a sound, end to end, and the part of it that isn't padding"
@@ -351,7 +418,7 @@ class Tagger:
         label: str,
     ) -> np.ndarray | None:  # (height, width) in 0 to 1, low frequencies first; None if the model has no "cam" output
         "Compute the class activation map of a label over the whole recording; raises `AudioError`"
-        if "cam" not in [output.name for output in self.session.get_outputs()]: return None
+        if not self.has_maps: return None
         index = self.labels.index(label)
         maps = [np.atleast_2d(cam[index]) for cam, part in self._pictures(source, "cam")]
         heat = np.maximum(np.concatenate(maps, 1), 0)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AGREE', 'FOLDS', 'AUDIOSET', 'OUT_OF_FOLD', 'add_label_noise', 'label_confidence', 'filter_noisy_labels',
-           'prepare_clips', 'check_trainable', 'train_learner', 'drop_unreadable', 'hold_out', 'train', 'write_bundle',
-           'split_for_early_stopping', 'predict_fold', 'cross_validate', 'train_final', 'run_dir', 'load_or_run_fold',
-           'concat_folds', 'save_out_of_fold', 'wrap_pretrained', 'run_seeds']
+           'prepare_clips', 'check_trainable', 'train_learner', 'drop_unreadable', 'hold_out', 'Trained', 'train',
+           'write_bundle', 'split_for_early_stopping', 'predict_fold', 'cross_validate', 'train_final', 'run_dir',
+           'load_or_run_fold', 'concat_folds', 'save_out_of_fold', 'wrap_pretrained', 'run_seeds']
 
 # %% ../nbs/23_training.ipynb #f0bc5e4c
 import hashlib
@@ -14,25 +14,26 @@ import json
 import sys
 import time
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from fastai.callback.schedule import Learner
 
-from .audio import load_audio, probe
-from .bundle import read_bundle, softmax
+from .bundle import softmax
 from .calibration import SUMMARY_METRICS, HeldOutPredictions, calibrate, compute_class_means, compute_metrics
-from .calibration import encode_targets, fit_temperature, format_metrics, get_labels
-from .calibration import mean_and_std, predict_heldout
-from .core import AudiotagError, atomic_path, write_atomic
+from .calibration import encode_targets, fit_temperature, format_metrics, get_labels, mean_and_std
+from .calibration import predict_heldout
+from .core import AudiotagError, atomic_path, cpu_count, write_atomic
 from .datasets import DATASETS, assign_folds, assign_splits, split_labels
 from .export import check_output_dir, save_bundle
-from .learner import RunConfig, create_run_learner, fit, is_main, job_config, predict_clips
-from .mel import SpectrogramConfig
+from .learner import RunConfig, fit, is_main, make_learner
 from .models import EFFICIENTAT_WEIGHTS, audioset_labels, create_model, default_config
 from .recipe import Recipe, TrainingError
 
@@ -63,22 +64,15 @@ def label_confidence(
     trusted: np.ndarray,  # (clips,) bool, those that teach
     recipe: Recipe,
     labels: list[str],
-    job: RunConfig,
+    run: RunConfig,
 ) -> np.ndarray:  # (clips,) calibrated probability of each clip's own label if that is the top guess, else 0
     "How sure networks that haven't learnt from a clip's recording are of its label"
     folds = assign_folds(clips.assign(fold=pd.NA), FOLDS, recipe.seed).fold.to_numpy()
     logits, targets = np.zeros((len(clips), len(labels)), "float32"), encode_targets(clips, labels)
     for fold in sorted(set(folds)):
-        learn = create_run_learner(clips[(folds != fold) & trusted], replace(recipe, patience=0), labels, job)
-        fit(learn, replace(recipe, patience=0), job.fp16)
-        logits[folds == fold] = predict_clips(
-            learn.model,
-            clips[folds == fold],
-            job_config(recipe, job),
-            recipe.crop_seconds,
-            recipe.max_crops,
-            device=job.device,
-        )[0]
+        learn = make_learner(clips[(folds != fold) & trusted], replace(recipe, patience=0), run, labels=labels)
+        fit(learn, replace(recipe, patience=0), run.fp16)
+        logits[folds == fold] = predict_heldout(learn.model, clips[folds == fold], recipe, run, labels).logits
     known = clips.verified.to_numpy(bool)
     probs = softmax(logits, fit_temperature(logits[known], targets[known]))
     return np.where(probs.argmax(1) == targets, probs.max(1), 0.0)
@@ -88,7 +82,7 @@ def filter_noisy_labels(
     table: pd.DataFrame,  # clips with splits
     recipe: Recipe,  # its `self_verify` is the number of rounds
     labels: list[str],
-    job: RunConfig = RunConfig(),
+    run: RunConfig,
 ) -> pd.DataFrame:  # the accepted training clips, all marked as verified, and the clips of other splits
     "Drop unverified clips whose label is not predicted; raises TrainingError if a label has no verified clip"
     if recipe.multilabel: raise TrainingError("self_verify judges one label a clip: leave it out with --multilabel")
@@ -99,7 +93,7 @@ def filter_noisy_labels(
         raise TrainingError(f"no clip of {bare[0]!r} is verified: check a few of each label, or leave out self_verify")
     believed = clips.verified.to_numpy(bool)
     for number in range(recipe.self_verify):
-        believed = clips.verified.to_numpy(bool) | (label_confidence(clips, believed, recipe, labels, job) >= AGREE)
+        believed = clips.verified.to_numpy(bool) | (label_confidence(clips, believed, recipe, labels, run) >= AGREE)
         promoted = int(believed.sum() - clips.verified.sum())
         counts = f"{promoted} of {int((~clips.verified).sum())} unverified clips believed"
         if is_main(): print(f"self-verification, round {number + 1}: {counts}", file=sys.stderr)
@@ -111,11 +105,11 @@ def prepare_clips(
     table: pd.DataFrame,  # clips with splits
     recipe: Recipe,
     labels: list[str],
-    job: RunConfig = RunConfig(),
+    run: RunConfig,
 ) -> pd.DataFrame:
     "Add label noise and filter unverified clips, if the recipe sets these; raises AudiotagError"
     if recipe.wrong_labels: table = add_label_noise(table, recipe.wrong_labels, recipe.seed)
-    return filter_noisy_labels(table, recipe, labels, job) if recipe.self_verify else table
+    return filter_noisy_labels(table, recipe, labels, run) if recipe.self_verify else table
 
 # %% ../nbs/23_training.ipynb #2268e61f
 def _check_split(table: pd.DataFrame, labels: list[str], multilabel: bool) -> None:
@@ -175,20 +169,20 @@ def train_learner(
     table: pd.DataFrame,  # clips with splits
     recipe: Recipe,
     labels: list[str],
-    job: RunConfig = RunConfig(),
+    run: RunConfig,
 ) -> tuple[Learner, list[dict]]:  # the learner, and one row per epoch
     "Train a learner, or with `soup` several, and average their weights (Wortsman et al. 2022); raises AudiotagError"
-    if recipe.soup > 1 and not (recipe.weights or job.init_from):
+    if recipe.soup > 1 and not (recipe.weights or run.init_from):
         raise TrainingError(
             "soup averages networks that began with the same weights: give --weights or --from, or leave soup out"
         )
-    clips = prepare_clips(table, recipe, labels, job)
-    learn = create_run_learner(clips, recipe, labels, job)
-    history = fit(learn, recipe, job.fp16)
+    clips = prepare_clips(table, recipe, labels, run)
+    learn = make_learner(clips, recipe, run, labels=labels)
+    history = fit(learn, recipe, run.fp16)
     for n in range(1, recipe.soup):
         other = replace(recipe, seed=recipe.seed + n)
-        again = create_run_learner(clips, other, labels, job)
-        history += [{**row, "soup": n} for row in fit(again, other, job.fp16)]
+        again = make_learner(clips, other, run, labels=labels)
+        history += [{**row, "soup": n} for row in fit(again, other, run.fp16)]
         for mean, value in zip(learn.model.state_dict().values(), again.model.state_dict().values()):
             if mean.is_floating_point(): mean.lerp_(value.to(mean.device), 1 / (n + 1))
     return learn, history
@@ -196,16 +190,22 @@ def train_learner(
 # %% ../nbs/23_training.ipynb #2cd747b4
 def drop_unreadable(
     table: pd.DataFrame,
+    recipe: Recipe,
+    run: RunConfig,  # its cache keeps the decoded clips
 ) -> pd.DataFrame:
     "Drop the clips that can't be decoded; a warning has their number and the first error"
-    def fault(clip) -> str:
-        try: load_audio(clip.path, probe(clip.path).sample_rate, clip.start, clip.end)
-        except AudiotagError as error: return str(error)
+    config = run.front_end(recipe)
+
+    def error(clip) -> str:
+        try: run.cache.packed(clip.path, clip.start, clip.end, config)
+        except AudiotagError as e: return str(e)
         return ""
-    with ThreadPoolExecutor() as pool: faults = list(pool.map(fault, table.itertuples()))
-    wrong = [fault for fault in faults if fault]
-    if wrong: warnings.warn(f"{len(wrong)} of {len(table)} clips are left out: {wrong[0]}", stacklevel=3)
-    return table[[not fault for fault in faults]].reset_index(drop=True) if wrong else table
+
+    with ThreadPoolExecutor(cpu_count()) as pool: errors = list(pool.map(error, table.itertuples()))
+    if not any(errors): return table
+    bad = [e for e in errors if e]
+    warnings.warn(f"{len(bad)} of {len(table)} clips are left out: {bad[0]}", stacklevel=3)
+    return table[[not e for e in errors]].reset_index(drop=True)
 
 
 def hold_out(
@@ -223,48 +223,46 @@ def hold_out(
     return assign_splits(splits, seed=seed).assign(fold=table.fold)
 
 
+class Trained(NamedTuple):
+    "A trained network and what was measured on it"
+    learn: Learner
+    history: list[dict]  # one row per epoch
+    labels: list[str]  # in the order of the outputs
+    means: np.ndarray | None  # (labels, features), from `compute_class_means`; None for multi-label
+    calibration: dict  # from `calibrate`
+    metrics: dict
+
+
 def _calibrate_and_score(
-    learn: Learner, table: pd.DataFrame, recipe: Recipe, labels: list[str], job: RunConfig
-) -> tuple[dict, dict, np.ndarray | None]:  # metrics, calibration, class means
+    learn: Learner, table: pd.DataFrame, recipe: Recipe, labels: list[str], run: RunConfig
+) -> tuple[np.ndarray | None, dict, dict]:  # class means, calibration, metrics
     "Calibrate on split valid, and compute the metrics of split test, or of valid if there is no test clip"
-    config = job_config(recipe, job)
     train_clips, valid, test = (table[table.split == name] for name in ("train", "valid", "test"))
-    means = compute_class_means(learn.model, train_clips, recipe, config, labels, job.device)
-    held = predict_heldout(learn.model, valid, recipe, config, labels, means, job.device)
+    means = compute_class_means(learn.model, train_clips, recipe, run, labels)
+    held = predict_heldout(learn.model, valid, recipe, run, labels, means)
     calibration = calibrate(*held.pooled(), score=recipe.rejection, class_similarity=held.class_similarity)
-    if not test.empty: held = predict_heldout(learn.model, test, recipe, config, labels, device=job.device)
+    if not test.empty: held = predict_heldout(learn.model, test, recipe, run, labels)
     split = "valid" if test.empty else "test"
-    return {"split": split, **compute_metrics(held, labels, calibration)}, calibration, means
+    return means, calibration, {"split": split, **compute_metrics(held, labels, calibration)}
 
 
 def train(
     table: pd.DataFrame,  # clips with splits, see `hold_out`
     recipe: Recipe,
-    out: Path | None = None,  # directory for the bundle
-    init_from: Path | None = None,  # a bundle to fine-tune
-    images: Path | None = None,  # directory written by `audiotag convert`
-    config: SpectrogramConfig | None = None,  # front end; None: that of `init_from`, or the default of the architecture
-    device: str | None = None,  # None: the fastest available
-    command: str = "",  # the command line, for the card
-    workers: int = 0,  # number of DataLoader workers
-    fp16: bool = False,  # mixed precision, on CUDA only
+    out: str | Path | None = None,  # directory for the bundle
+    run: RunConfig | None = None,  # None: the defaults
 ) -> dict:  # metrics, history, seconds, and the bundle's directory
     "Train on split train, calibrate on valid, score on test (or valid), write the bundle; raises AudiotagError"
-    started = time.perf_counter()
-    job = RunConfig(init_from, images, config, device, workers, fp16)
-    table = drop_unreadable(table)
+    started, run = time.perf_counter(), run or RunConfig()
+    table = drop_unreadable(table, recipe, run)
     labels = get_labels(table[table.split == "train"], recipe.multilabel)
     check_trainable(table, recipe.multilabel)
     if out: check_output_dir(Path(out))
-    learn, history = train_learner(table, recipe, labels, job)
-    metrics, calibration, means = _calibrate_and_score(learn, table, recipe, labels, job)
+    learn, history = train_learner(table, recipe, labels, run)
+    trained = Trained(learn, history, labels, *_calibrate_and_score(learn, table, recipe, labels, run))
     seconds = round(time.perf_counter() - started, 1)
-    if out and is_main():
-        clips, front_end = table[table.split != "test"], job_config(recipe, job)
-        write_bundle(
-            out, learn, recipe, front_end, labels, clips, metrics, calibration, means, command, history, init_from
-        )
-    return {"metrics": metrics, "history": history, "seconds": seconds, "out": str(out or "")}
+    if out and is_main(): write_bundle(out, trained, table[table.split != "test"], recipe, run)
+    return {"metrics": trained.metrics, "history": history, "seconds": seconds, "out": str(out or "")}
 
 
 AUDIOSET = {
@@ -276,51 +274,44 @@ AUDIOSET = {
 }
 
 
-def _data_fields(train_clips: pd.DataFrame, recipe: Recipe, init_from: Path | None) -> dict:
+def _data_fields(clips: pd.DataFrame, recipe: Recipe, run: RunConfig) -> dict:
     "`trained_on` and `datasets` of config.json, including those of the bundle that was fine-tuned"
-    name = train_clips.attrs["report"].name if "report" in train_clips.attrs else "own clips"
-    if init_from: before = read_bundle(init_from).config
+    name = clips.attrs["report"].name if "report" in clips.attrs else "own clips"
+    if run.parent: before = run.parent.config
     else: before = {"trained_on": {}, "datasets": [AUDIOSET] if recipe.weights else []}
     dataset, info = {"name": name}, DATASETS.get(name)
     if info: dataset |= {"title": info.title, "licence": info.licence, "citation": info.citation}
     return {
-        "trained_on": {**before["trained_on"], name: sorted(train_clips.clip_id)},
+        "trained_on": {**before["trained_on"], name: sorted(clips.clip_id)},
         "datasets": [dataset, *(d for d in before["datasets"] if d["name"] != name)],
     }
 
 
 def write_bundle(
-    out: Path,
-    learn: Learner,
+    out: str | Path,
+    trained: Trained,
+    clips: pd.DataFrame,  # used for training or model selection
     recipe: Recipe,
-    config: SpectrogramConfig,
-    labels: list[str],
-    train_clips: pd.DataFrame,  # clips used for training or model selection
-    metrics: dict,
-    calibration: dict,  # temperature and rejection
-    means: np.ndarray | None,  # (labels, features), from `compute_class_means`
-    command: str,
-    history: list[dict],
-    init_from: Path | None = None,  # the bundle that was fine-tuned
+    run: RunConfig,
 ) -> Path:
-    "Write the bundle of a trained learner, with the metadata for its card"
+    "Write the bundle of a trained network, with the metadata for its card"
     return save_bundle(
         out,
-        learn.model,
+        trained.learn.model,
         name=Path(out).name,
-        labels=labels,
-        config=config,
+        labels=trained.labels,
+        config=run.front_end(recipe),
         crop_seconds=recipe.crop_seconds,
         max_crops=recipe.max_crops,
         multilabel=recipe.multilabel,
-        learner=learn,
-        metrics=metrics,
+        learner=trained.learn,
+        metrics=trained.metrics,
         recipe=asdict(recipe),
-        **_data_fields(train_clips, recipe, init_from),
-        class_means=None if means is None else means.round(5).tolist(),
-        command=command,
-        history=history,
-        **calibration,
+        **_data_fields(clips, recipe, run),
+        class_means=None if trained.means is None else trained.means.round(5).tolist(),
+        command=run.command,
+        history=trained.history,
+        **trained.calibration,
     )
 
 # %% ../nbs/23_training.ipynb #d8067193
@@ -335,119 +326,114 @@ def predict_fold(
     recipe: Recipe,
     fold: int,  # the one that is held out
     labels: list[str],
-    job: RunConfig = RunConfig(),
+    run: RunConfig,
 ) -> HeldOutPredictions:
-    "What a network that has learnt from the other folds says of the clips in `fold`"
+    "Train on the other folds, and predict the clips of `fold`"
     held = (table.fold == fold).to_numpy(bool)
-    clips, config = split_for_early_stopping(table[~held], recipe), job_config(recipe, job)
-    learn, _ = train_learner(clips, recipe, labels, job)
-    means = compute_class_means(learn.model, clips[clips.split == "train"], recipe, config, labels, job.device)
-    return predict_heldout(learn.model, table[held], recipe, config, labels, means, job.device)
+    clips = split_for_early_stopping(table[~held], recipe)
+    learn, _ = train_learner(clips, recipe, labels, run)
+    means = compute_class_means(learn.model, clips[clips.split == "train"], recipe, run, labels)
+    return predict_heldout(learn.model, table[held], recipe, run, labels, means)
 
 
 def cross_validate(
     table: pd.DataFrame,
     recipe: Recipe,
     folds: int = 5,  # number of folds, if the table has no official ones
-    out: Path | None = None,  # directory for a bundle trained on all folds
-    runs: Path = Path("runs"),  # cache directory for completed folds
-    init_from: Path | None = None,
-    images: Path | None = None,
-    device: str | None = None,
-    command: str = "",
-    workers: int = 0,  # processes that prepare batches
-    fp16: bool = False,  # mixed precision, on CUDA only
+    out: str | Path | None = None,  # directory for a bundle trained on all folds
+    run: RunConfig | None = None,  # None: the defaults; completed folds are cached in `run.runs`
 ) -> dict:
     "Cross-validate, grouped by recording; with `out`, also train a bundle on all clips; raises AudiotagError"
-    table = drop_unreadable(table[table.split != "test"].reset_index(drop=True))
+    run = run or RunConfig()
+    table = drop_unreadable(table[table.split != "test"].reset_index(drop=True), recipe, run)
     check_trainable(table, recipe.multilabel, folds)
     if out: check_output_dir(Path(out))
     table, labels = assign_folds(table, folds, recipe.seed), get_labels(table, recipe.multilabel)
-    job = RunConfig(init_from, images, None, device, workers, fp16)
-    kept = run_dir(table, recipe, folds, init_from, runs, images)
-    rows, parts = [], {}
+    completed, rows, parts = run_dir(table, recipe, folds, run), [], {}
     for fold in sorted(table.fold.unique()):
-        parts[fold] = load_or_run_fold(kept / f"fold-{fold}.npz", table, recipe, fold, labels, job)
+        parts[fold] = load_or_run_fold(completed / f"fold-{fold}.npz", table, recipe, fold, labels, run)
         found = compute_metrics(parts[fold], labels)
         rows.append({"fold": int(fold)} | {k: found[k] for k in ("clips", *SUMMARY_METRICS) if k in found})
         if is_main(): print(f"fold {fold}: {format_metrics(rows[-1])} on {found['clips']} clips", file=sys.stderr)
-    whole = concat_folds(table, parts)
-    calibration = calibrate(*whole.pooled(), score=recipe.rejection, class_similarity=whole.class_similarity)
-    metrics = {"split": "out-of-fold", **compute_metrics(whole, labels, calibration)}
+    pooled = concat_folds(table, parts)
+    calibration = calibrate(*pooled.pooled(), score=recipe.rejection, class_similarity=pooled.class_similarity)
+    metrics = {"split": "out-of-fold", **compute_metrics(pooled, labels, calibration)}
     if out:
-        train_final(table, recipe, labels, job, out, metrics, calibration, command)
-        if is_main(): save_out_of_fold(Path(out) / OUT_OF_FOLD, table, whole, labels)
-    return {"folds": rows, **mean_and_std(rows), "metrics": metrics, "runs": str(kept), "out": str(out or "")}
+        train_final(out, table, recipe, labels, run, calibration, metrics)
+        if is_main(): save_out_of_fold(Path(out) / OUT_OF_FOLD, table, pooled, labels)
+    return {"folds": rows, **mean_and_std(rows), "metrics": metrics, "runs": str(completed), "out": str(out or "")}
 
 
 def train_final(
+    out: str | Path,
     table: pd.DataFrame,
     recipe: Recipe,
     labels: list[str],
-    job: RunConfig,
-    out: Path,
-    metrics: dict,
-    calibration: dict,
-    command: str,
+    run: RunConfig,
+    calibration: dict,  # of the out-of-fold predictions
+    metrics: dict,  # likewise
 ) -> None:
-    "The bundle that learns from every clip, with the out-of-fold figures"
-    clips, config = split_for_early_stopping(table, recipe), job_config(recipe, job)
-    learn, history = train_learner(clips, recipe, labels, job)
-    means = compute_class_means(learn.model, clips[clips.split == "train"], recipe, config, labels, job.device)
-    if is_main():
-        write_bundle(
-            out, learn, recipe, config, labels, table, metrics, calibration, means, command, history, job.init_from
-        )
+    "Train on all clips, and write the bundle with the out-of-fold metrics"
+    clips = split_for_early_stopping(table, recipe)
+    learn, history = train_learner(clips, recipe, labels, run)
+    means = compute_class_means(learn.model, clips[clips.split == "train"], recipe, run, labels)
+    if is_main(): write_bundle(out, Trained(learn, history, labels, means, calibration, metrics), table, recipe, run)
 
 # %% ../nbs/23_training.ipynb #d85d635d
 OUT_OF_FOLD = "out_of_fold.csv"
 
 
-def _mark(file: Path | str) -> tuple:
-    "What changes when a file does: its path, size and time"
+def _file_state(file: str | Path) -> tuple:
+    "What changes when a file does: its path, size and modification time"
     try: found = Path(file).stat()
     except OSError: return (str(file),)
     return str(file), found.st_size, found.st_mtime_ns
 
 
 def run_dir(
-    table: pd.DataFrame, recipe: Recipe, folds: int | str, init_from: Path | None, runs: Path, images: Path | None
+    table: pd.DataFrame,
+    recipe: Recipe,
+    what: int | str,  # what else the results depend on: the number of folds, the fold held out
+    run: RunConfig,
 ) -> Path:
     "Create the cache directory of a run, named by a hash of its inputs; raises TrainingError if that fails"
-    files = [
-        *table.path,
-        recipe.weights or "",
-        init_from and Path(init_from) / "config.json" or "",
-        images and Path(images) / "clips.csv" or "",
+    inputs = [
+        recipe.weights,
+        run.init_from and Path(run.init_from, "config.json"),
+        run.images and Path(run.images, "clips.csv"),
     ]
-    what = json.dumps(
-        [
-            {k: v for k, v in recipe.active_settings().items() if k != "rejection"},
-            folds,
-            [*map(_mark, files)],
-            table[["clip_id", "label", "split", "fold", "source_id", "start", "end"]].astype(str).values.tolist(),
-        ]
-    )
-    folder = Path(runs) / f"{recipe.arch}-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    settings = {k: v for k, v in recipe.active_settings().items() if k != "rejection"}
+    clips = table[["clip_id", "label", "split", "fold", "source_id", "start", "end"]].astype(str).values.tolist()
+    files = [_file_state(file) if file else None for file in [*table.path, *inputs]]
+    digest = hashlib.sha256(json.dumps([settings, what, files, clips]).encode()).hexdigest()
+    folder = Path(run.runs) / f"{recipe.arch}-{digest[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / "recipe.json", json.dumps(asdict(recipe), indent=1))
     except OSError as error:
         raise TrainingError(f"{folder} can't be made ({error.strerror}): choose another --runs") from None
-    write_atomic(folder / "recipe.json", json.dumps(asdict(recipe), indent=1))
     return folder
 
 
+def _damaged(file: Path) -> None:
+    if is_main(): print(f"{file} is damaged: training it again", file=sys.stderr)
+
+
 def load_or_run_fold(
-    file: Path, table: pd.DataFrame, recipe: Recipe, fold: int, labels: list[str], job: RunConfig
+    file: Path, table: pd.DataFrame, recipe: Recipe, fold: int, labels: list[str], run: RunConfig
 ) -> HeldOutPredictions:
-    "Load the predictions for a fold, or train, predict and save them atomically"
+    "The predictions for a fold: from `file` if an earlier run wrote it, else by training"
     if file.exists():
-        with np.load(file) as kept: return HeldOutPredictions(**kept)
-    answers = predict_fold(table, recipe, fold, labels, job)
+        try:
+            with np.load(file) as saved: found = HeldOutPredictions(**saved)
+            if found.logits.shape == (int((table.fold == fold).sum()), len(labels)): return found
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error): pass
+        _damaged(file)
+    found = predict_fold(table, recipe, fold, labels, run)
     if is_main():
         with atomic_path(file) as part, part.open("wb") as f:
-            np.savez(f, **{name: values for name, values in answers._asdict().items() if values is not None})
-    return answers
+            np.savez(f, **{name: values for name, values in found._asdict().items() if values is not None})
+    return found
 
 
 def concat_folds(table: pd.DataFrame, parts: dict[int, HeldOutPredictions]) -> HeldOutPredictions:
@@ -495,43 +481,47 @@ def wrap_pretrained(
 
 # %% ../nbs/23_training.ipynb #ddd7bbbc
 def run_seeds(
-    run: Callable[[Recipe, Path | None], dict],  # one training, from its recipe and where its bundle goes
+    run_once: Callable[[Recipe, Path | None], dict],  # one training, from its recipe and the directory of its bundle
     table: pd.DataFrame,  # its clips
     recipe: Recipe,  # with the first seed
     seeds: int,  # how many
-    out: Path | None = None,  # the bundle of the first seed
-    runs: Path = Path("runs"),  # where finished seeds are kept
-    what: str = "",  # what else the figures depend on: the fold held out, the number of folds
-    init_from: Path | None = None,  # the bundle that each starts from
-    images: Path | None = None,  # folder of `audiotag convert` that each learns from
-) -> dict:  # a row a seed, mean and std, and the first run's metrics and bundle
-    "Mean and spread over seeds `seed` ... `seed + seeds - 1`; raises TrainingError for none"
+    out: str | Path | None = None,  # the bundle of the first seed
+    run: RunConfig | None = None,  # None: the defaults; completed seeds are cached in `run.runs`
+    what: str = "",  # what else the results depend on: the fold held out, the number of folds
+) -> dict:  # one row per seed, mean and std, and the first run's metrics and bundle
+    "Train with seeds `seed` ... `seed + seeds - 1`: mean and standard deviation; raises TrainingError for none"
     if seeds < 1: raise TrainingError(f"--seeds {seeds} trains nothing: use 1 or more")
-    kept, results = run_dir(table, recipe, f"seeds {what}", init_from, runs, images), []
+    completed, rows = run_dir(table, recipe, f"seeds {what}", run or RunConfig()), []
     for seed in range(recipe.seed, recipe.seed + seeds):
-        place, file = out if seed == recipe.seed else None, kept / f"seed-{seed}.json"
-        result = json.loads(file.read_text()) if file.exists() else None
-        if result is None or place and _files(place) != result.get("files"):
-            result = run(replace(recipe, seed=seed), place)
-            if place: result["files"] = _files(place)
+        place, file = Path(out) if out and seed == recipe.seed else None, completed / f"seed-{seed}.json"
+        result = _load_seed(file)
+        if result is None or place and _bundle_files(place) != result.get("files"):
+            result = run_once(replace(recipe, seed=seed), place)
+            if place: result["files"] = _bundle_files(place)
             if is_main(): write_atomic(file, json.dumps(result))
-        results.append({"seed": seed, **_figures(result), "clips": result["metrics"]["clips"]})
-        if is_main(): print(f"seed {seed}: {format_metrics(results[-1])}", file=sys.stderr)
-    return {
-        "seeds": results,
-        **mean_and_std(results),
-        "metrics": json.loads((kept / f"seed-{recipe.seed}.json").read_text())["metrics"],
-        "runs": str(kept),
-        "out": str(out or ""),
-    }
+        if seed == recipe.seed: metrics = result["metrics"]
+        rows.append({"seed": seed, **_summary(result), "clips": result["metrics"]["clips"]})
+        if is_main(): print(f"seed {seed}: {format_metrics(rows[-1])}", file=sys.stderr)
+    return {"seeds": rows, **mean_and_std(rows), "metrics": metrics, "runs": str(completed), "out": str(out or "")}
 
 
-def _figures(result: dict) -> dict:
-    "The figures of a run: the mean of its folds where it has them"
+def _load_seed(file: Path) -> dict | None:
+    "The result of a completed seed; None if there is none, or if its file is damaged"
+    if not file.exists(): return None
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        if _summary(result) and result["metrics"]["clips"]: return result
+    except (OSError, ValueError, TypeError, KeyError, AttributeError): pass
+    _damaged(file)
+    return None
+
+
+def _summary(result: dict) -> dict:
+    "The metrics of a run: the mean of its folds if it has folds"
     return {k: v for k, v in {**result["metrics"], **result.get("mean", {})}.items() if k in SUMMARY_METRICS}
 
 
-def _files(place: Path) -> dict | None:
-    "The digests of the bundle there, which tell whether this run wrote it; None where there is none"
-    config = place / "config.json"
-    return json.loads(config.read_text()).get("files") if config.exists() else None
+def _bundle_files(place: Path) -> dict | None:
+    "The digests of the bundle there, which tell if this run wrote it; None if there is none"
+    try: return json.loads((place / "config.json").read_text(encoding="utf-8")).get("files")
+    except (OSError, ValueError): return None

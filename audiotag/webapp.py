@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_MINUTES', 'EMPTY', 'Sound', 'MAX_MEGABYTES', 'MAX_FILES', 'KEEP_MINUTES', 'HERE', 'Models', 'PAGE', 'ANNOUNCE_JS',
-           'LIVE_SLOTS', 'ORIGIN_JS', 'decode_upload', 'find_models', 'load_tagger', 'heatmap_for', 'find_segments',
-           'clip_report', 'tag_live', 'tag_file', 'tag_uploads', 'show_errors', 'text', 'clip_tab', 'live_tab',
-           'files_tab', 'api_tab', 'about_tab', 'build', 'Guard', 'refuse_address', 'delete_expired',
-           'start_cleanup_thread', 'theme', 'launch']
+           'LIVE_SLOTS', 'ORIGIN_JS', 'decode_upload', 'find_models', 'load_tagger', 'heatmap_for', 'clip_report',
+           'tag_live', 'tag_file', 'tag_uploads', 'show_errors', 'text', 'clip_tab', 'live_tab', 'files_tab', 'api_tab',
+           'about_tab', 'build', 'Guard', 'refuse_address', 'delete_expired', 'start_cleanup_thread', 'theme', 'launch']
 
 # %% ../nbs/29_webapp.ipynb #4f4820f2
 import base64
@@ -33,12 +32,12 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 import gradio as gr
-from .audio import AudioError, fit_length, stream_audio
+from .audio import AudioError, stream_audio
 from .bundle import Bundle, BundleError, find_bundles, read_bundle
 from .core import AudiotagError
 from .figures import alert, colorize, data_uri, files_table, hertz_axis, label_list, model_summary
 from .figures import spectrogram_figure, tag_bars, timeline_figure
-from .tagger import Segment, Tagger
+from .tagger import Analysis, Segment, Tagger
 
 # %% ../nbs/29_webapp.ipynb #7f0ec055
 MAX_MINUTES = 10 # of an upload
@@ -94,57 +93,38 @@ def heatmap_for(
     tagger: Tagger,
     sound: Sound,
     label: str,
-) -> tuple[np.ndarray, str]: # (h, w) or (w,) in 0 to 1, and the words on the switch
-    "What speaks for a label: where the network looked, or else how probable the label is second by second"
-    (samples, rate), name = sound, label.replace("_", " ")
-    padded = fit_length(samples, -(-len(samples)//tagger.crop)*tagger.crop, mode="zero") # the maps cover whole windows
-    heat = tagger.activation_map((padded, rate), label)
-    if heat is not None:
-        return heat[
-            :, : max(1, round(heat.shape[1] * len(samples) / len(padded)))
-        ], f"Shade what doesn't speak for “{name}”"
-    seconds = len(samples)/rate
-    window = min(1., tagger.seconds) if seconds <= 30 else tagger.seconds
-    line = tagger.timeline(sound, window, window/4 if seconds <= 30 else window/2)
-    return np.interp(
-        np.linspace(0, seconds, 400),
-        (line.edges()[1:] + line.edges()[:-1]) / 2,
-        line.probabilities[:, tagger.labels.index(label)],
-    ), f"Shade where “{name}” is improbable"
+    found: Analysis, # of this sound and label
+) -> tuple[np.ndarray, str]: # (h, w) or (w,) in 0 to 1, and the text of its switch
+    "What contributes to a label: the activation map, or else the label's probability over time"
+    name = label.replace("_", " ")
+    if found.activation is not None: return found.activation, f"Shade what doesn't speak for “{name}”"
+    line, seconds = found.timeline, found.timeline.seconds
+    if len(line.known) == 1: # a short clip: look closer
+        window = min(1., tagger.seconds)
+        line = tagger.timeline(sound, window, window/4)
+    middles = (line.edges()[1:] + line.edges()[:-1]) / 2
+    probabilities = line.probabilities[:, tagger.labels.index(label)]
+    return np.interp(np.linspace(0, seconds, 400), middles, probabilities), f"Shade where “{name}” is improbable"
 
-
-def find_segments(
-    tagger: Tagger,
-    sound: Sound,
-    known: bool,
-    label: str, # the first tag
-    probability: float, # its
-) -> Sequence[Segment]:
-    "The timeline of a recording; of a clip no longer than the model's window, the clip"
-    seconds = len(sound[0])/sound[1]
-    if seconds > tagger.seconds: return tagger.timeline(sound)
-    return [Segment(0., seconds, label, probability)] if known else []
 
 def clip_report(
     path: str | None, # of the upload
     folder: Path, # of the bundle
 ) -> str: # HTML
-    "All there is to say of one recording; raises `AudioError`"
+    "The report of one recording; raises `AudioError`"
     if path is None: return EMPTY
     tagger = load_tagger(folder)
     sound = decode_upload(path, tagger.sample_rate), tagger.sample_rate
     seconds = len(sound[0])/sound[1]
     tags = tagger.best(tagger.predict(sound), 5)
-    figure = spectrogram_figure(
-        tagger.spectrogram(sound, 1000 / seconds),
-        seconds,
-        tagger.frequencies,
-        *heatmap_for(tagger, sound, tags[0].label),
-    )
+    found = tagger.analyze(sound, tags[0].label, 1000 / seconds)
+    heat = heatmap_for(tagger, sound, tags[0].label, found)
+    clip = [Segment(0., seconds, *tags[0])] if tags.known else []
+    segments = found.timeline if seconds > tagger.seconds else clip
     return (
         tag_bars(tags, tags.known)
-        + figure
-        + timeline_figure(find_segments(tagger, sound, tags.known, *tags[0]), seconds, Path(path).stem)
+        + spectrogram_figure(found.spectrogram, seconds, tagger.frequencies, *heat)
+        + timeline_figure(segments, seconds, Path(path).stem)
     )
 
 # %% ../nbs/29_webapp.ipynb #55fe6569

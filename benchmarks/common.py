@@ -1,4 +1,4 @@
-"What the rows of `make bench` share: clips, fair timing, and the shape of what they report"
+"Shared by the rows of `make bench`: clips, timing in turn, and the format of a row"
 import json
 import os
 import platform
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 DATA = Path(os.environ.get("AUDIOTAG_DATA", ROOT / "data"))
 WEIGHTS = DATA / "mn04_as_mAP_432.pt"
-QUICK = bool(os.environ.get("BENCH_QUICK"))  # a few clips and seconds each: to try the scripts out, not to quote
+QUICK = bool(os.environ.get("BENCH_QUICK"))  # a few clips and seconds per row: to test the scripts, not for results
 DEVICE = os.environ.get("DEVICE", "cpu")
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 PACKAGES = (
@@ -38,14 +38,14 @@ PACKAGES = (
 
 @lru_cache
 def made() -> Path:
-    "The embedded set, where no real one is at hand"
+    "Generate the synthetic datasets, which replace missing real ones"
     from audiotag.synthetic import make_synthetic
     folder = Path(tempfile.gettempdir()) / "audiotag-bench-synthetic"
     return make_synthetic(folder, fsd_clips=300, urban_clips=600, progress=False)
 
 
 def clips(name: str) -> tuple["pandas.DataFrame", str]:  # noqa: F821  name: fsdkaggle2018 or urbansound8k
-    "The table of a data set, and in words what it is: real clips where they are, else made ones"
+    "The table of a dataset and a description: real clips if they are in `DATA`, otherwise synthetic ones"
     from audiotag.datasets import DatasetError, read_dataset
     try: table, kind = read_dataset(name, DATA), "real"
     except DatasetError: table, kind = read_dataset(name, made()), "synthetic"
@@ -55,14 +55,14 @@ def clips(name: str) -> tuple["pandas.DataFrame", str]:  # noqa: F821  name: fsd
 
 
 def take(table, n: int, seed: int = 0):
-    "`n` clips of a table, or all it has; a tenth in a quick run"
+    "Sample `n` clips of a table, or all if it has fewer; a tenth in a quick run"
     n = max(8, n // 10) if QUICK else n
     return table.sample(min(n, len(table)), random_state=seed).reset_index(drop=True)
 
 
 @contextmanager
 def pinned(threads: int = 1):
-    "BLAS, OpenMP and torch on so many threads"
+    "Limit BLAS, OpenMP and torch to this number of threads"
     import torch
     from threadpoolctl import threadpool_limits
     before = torch.get_num_threads()
@@ -75,7 +75,7 @@ def pinned(threads: int = 1):
 def alternate(
     ways: dict[str, Callable[[], object]], rounds: int, each: float = 1.0
 ) -> dict[str, dict]:  # each: what one call is divided by
-    "Time every way once a round, in turn, after a call to warm up; median, smallest and largest, in milliseconds"
+    "Time each function once per round, in turn, after a warm-up call; median, minimum and maximum in milliseconds"
     for way in ways.values(): way()
     seconds = {name: [] for name in ways}
     for _ in range(2 if QUICK else rounds):
@@ -105,7 +105,7 @@ def row(
     limits: tuple[str, ...] = (),
     **more,
 ) -> dict:  # aims: peer -> factor; limits: names in `times`
-    "One row of the report, from what `alternate` gave"
+    "One row of the report, from the times that `alternate` returns"
     base = times[ours]["median_ms"]
     peers = [name for name in times if name != ours and name not in limits]
     return {
@@ -121,7 +121,7 @@ def row(
 
 
 def afresh(script: str, *args: str, timeout: float = 600) -> dict | list:
-    "What a script of this folder prints as its last line, as JSON, in a process of its own"
+    "Run a script of this folder in a new process and parse the last line of its output as JSON"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(HERE / script), *args],
         capture_output=True,
@@ -135,7 +135,7 @@ def afresh(script: str, *args: str, timeout: float = 600) -> dict | list:
 
 
 def peak_mb() -> float:
-    "The most memory that this process has had, in MB; of its children where they had more"
+    "Peak memory of this process or of its children, whichever is larger, in MB"
     import resource
 
     return round(
@@ -144,7 +144,7 @@ def peak_mb() -> float:
 
 
 def machine() -> dict:
-    "Where the figures come from"
+    "The hardware and software that the results were measured on"
     def found(path: str, key: str) -> str:
         try:
             return next(

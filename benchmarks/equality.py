@@ -1,8 +1,10 @@
-"""The tagger beside the learner, on real clips: python benchmarks/equality.py [--archs mn04 ...] [--clips 50]
+"""Compare the tagger with the learner on real clips: python benchmarks/equality.py [--archs mn04 ...] [--clips 50]
 
-Each architecture learns for some steps (so its weights and batch norms are no longer fresh), is written as a bundle, and both halves of that bundle answer in a fresh
-process: learner.pkl (fastai, torch) and model.onnx (onnxruntime). Prints the largest difference of a logit, with the whole clip (all crops) and through the learner's own
-loader (one crop), and writes benchmarks/results/equality.json."""
+Each architecture is trained for some steps, so that its weights and batch norms differ from their initial values, and
+exported as a bundle. A new process then predicts with both parts of the bundle: learner.pkl (fastai, torch) and
+model.onnx (ONNX Runtime). The script prints the largest difference of a logit, for the whole clip (all crops) and
+through the learner's data loader (one crop), and writes benchmarks/results/equality.json.
+"""
 
 import argparse
 import json
@@ -17,17 +19,17 @@ LIMIT = 1e-4
 
 
 def train_bundle(arch: str, table, folder: Path, weights: Path | None = None, epochs: int = 3, bs: int = 16) -> Path:
-    "A bundle of a network that has learnt from `table` for a little while"
+    "Train a network on `table` for a few epochs and export it as a bundle"
     import torch
 
     from audiotag.export import save_bundle
-    from audiotag.learner import make_learner
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.models import default_config
     from audiotag.recipe import Recipe
     torch.manual_seed(0)
     given = str(weights) if weights and weights.exists() and arch == "mn04" else None
     recipe = Recipe(arch=arch, crop_seconds=2.0, bs=bs, epochs=epochs, weights=given)
-    learn = make_learner(table.assign(split="train"), recipe, device="cpu")
+    learn = make_learner(table.assign(split="train"), recipe, RunConfig(device="cpu"))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, 1e-3 if given else 1e-2)
     return save_bundle(
         folder / arch,
@@ -42,13 +44,13 @@ def train_bundle(arch: str, table, folder: Path, weights: Path | None = None, ep
 
 
 def compare(folder: Path, paths: list[str]) -> dict:
-    "The largest differences between the two halves of a bundle; run in a process that has seen neither"
+    "The largest differences between the two parts of a bundle; run in a new process"
     import numpy as np
     import pandas as pd
     import torch
     from fastai.learner import load_learner
 
-    import audiotag.data  # noqa: F401  (what load_learner needs)
+    import audiotag.data  # noqa: F401  (load_learner needs it)
     from audiotag.learner import predict_clips
     from audiotag.mel import SpectrogramConfig
     from audiotag.tagger import Tagger
@@ -73,7 +75,7 @@ def compare(folder: Path, paths: list[str]) -> dict:
 
 
 def compare_afresh(folder: Path, paths: list[str]) -> dict:
-    "`compare` in a process of its own"
+    "Run `compare` in a new process"
     done = subprocess.run(
         [sys.executable, __file__, "--compare", str(folder)],
         input=json.dumps(paths),
@@ -105,8 +107,11 @@ def main() -> None:
         for arch in args.archs:
             bundle = train_bundle(arch, few, Path(folder), HERE.parent / "data/mn04_as_mAP_432.pt")
             found[arch] = compare_afresh(bundle, paths)
+            row = found[arch]
             print(
-                f"{arch:14} whole clip {found[arch]['whole_clip']:.1e}   first crop, by the loader {found[arch]['first_crop_by_loader']:.1e}   ({found[arch]['with_several_crops']} of {found[arch]['clips']} clips have several crops)",
+                f"{arch:14} whole clip {row['whole_clip']:.1e}   "
+                f"first crop, by the loader {row['first_crop_by_loader']:.1e}   "
+                f"({row['with_several_crops']} of {row['clips']} clips have several crops)",
                 flush=True,
             )
     result = {"command": "python benchmarks/equality.py", "limit": LIMIT, "largest_difference_of_a_logit": found}

@@ -1,6 +1,9 @@
-"""Seconds and megabytes of an installation, each in a fresh environment: python benchmarks/install.py
+"""Time and size of an installation in a new environment: python benchmarks/install.py [core] [space] [all]
 
-The Space's requirements.txt, the serving core, and the whole ([all]); writes benchmarks/results/install.json. Downloads count: say what line you are on. Not part of `make bench`."""
+Installs the serving core, the requirements.txt of the Space, and all extras ([all]), and writes
+benchmarks/results/install.json. The time includes downloads, so report your connection with it. Not part of
+`make bench`.
+"""
 
 import argparse
 import json
@@ -16,7 +19,7 @@ WHAT = {"core": ["."], "space": ["-r", "requirements.txt"], "all": ["-e", ".[all
 
 
 def install(what: list[str]) -> dict:
-    "A new environment, pip install, and what it weighs"
+    "Install into a new environment; its time and size"
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder) / "env/bin/python"
         subprocess.run([sys.executable, "-m", "venv", Path(folder) / "env"], check=True)

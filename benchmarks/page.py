@@ -1,8 +1,9 @@
-"""The page under load: clients on this machine upload a clip and wait for its tags, over and over
+"""Load test of the web app: clients on this machine upload clips and wait for their tags
 
     python benchmarks/page.py [--models models] [--clients 8] [--seconds 60] [--out page.json]
 
-starts the page in a process of its own, prints a table, and writes benchmarks/page.json (or --out)."""
+Starts the web app in a new process, prints a table, and writes benchmarks/page.json (or --out).
+"""
 import argparse
 import json
 import os
@@ -22,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def start_page(models: Path) -> tuple[subprocess.Popen, str, float]:
-    "The page's process, its address, and the seconds until it answered"
+    "Start the web app; its process, its URL, and the seconds until its first response"
     import httpx
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -47,7 +48,7 @@ def memory_mb(process: subprocess.Popen, field: str) -> float:
 
 
 def make_clip(path: Path, seed: int, seconds: float = 4.0, rate: int = 44100) -> Path:
-    "A siren in noise, another for each call, so that nothing can be cached"
+    "Write a siren with noise that is different in each call, so that nothing can be cached"
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     sweep = 700 + 300 * np.sin(2 * np.pi * rng.uniform(0.3, 2) * t)
@@ -56,7 +57,7 @@ def make_clip(path: Path, seed: int, seconds: float = 4.0, rate: int = 44100) ->
 
 
 def ask_on(url: str, number: int, end: float, latencies: list, errors: list) -> None:
-    "One client: a new clip, its tags, and again"
+    "One client: upload a new clip and wait for its tags, until `end`"
     from gradio_client import Client, handle_file
     client, folder, call = Client(url, verbose=False, httpx_kwargs={"timeout": 120}), Path(tempfile.mkdtemp()), 0
     while time.time() < end:
@@ -105,7 +106,8 @@ def main() -> None:
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(
-        f"{args.clients} clients for {args.seconds:g} s on {result['cores']} cores (15-minute load before: {result['load_before']}), a new clip of 4 s at 44.1 kHz a call"
+        f"{args.clients} clients for {args.seconds:g} s on {result['cores']} cores "
+        f"(15-minute load before: {result['load_before']}), a new clip of 4 s at 44.1 kHz a call"
     )
     for key in (
         "first_page_s",

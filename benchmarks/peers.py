@@ -1,8 +1,11 @@
-"""What others would do with the same clips and folds: python benchmarks/peers.py embeddings|students fsdkaggle2018|urbansound8k
+"""Baselines on the same clips and folds: python benchmarks/peers.py embeddings|students fsdkaggle2018|urbansound8k
 
-embeddings: logistic regression on the mean embedding of a frozen AudioSet mn04 (scikit-learn's defaults on standardised features).
-students:   coloured PNGs by librosa and matplotlib, Resize(128), a torchvision resnet18 by fastai's vision_learner, from scratch: its ImageNet weights could not be had.
-Writes benchmarks/results/SET-peer-NAME.json: a row a fold, the mean and the spread, seconds.
+embeddings  logistic regression on the mean embedding of a frozen AudioSet mn04 (scikit-learn's defaults on
+            standardized features)
+students    color PNGs by librosa and matplotlib, Resize(128), and torchvision's resnet18 by fastai's vision_learner;
+            from scratch, because its ImageNet weights could not be downloaded
+
+Writes benchmarks/results/SET-peer-NAME.json: one row per fold, mean, standard deviation and seconds.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from audiotag.metrics import classification_metrics
 
 
 def embeddings(table: pd.DataFrame, weights: Path) -> np.ndarray:
-    "(clips, 512) by the frozen network, averaged over crops"
+    "Embeddings (clips, 512) of the frozen network, averaged over crops"
     from audiotag.tagger import Tagger
     from audiotag.training import wrap_pretrained
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +51,7 @@ def logistic(features: np.ndarray, targets: np.ndarray, held: np.ndarray) -> np.
 
 
 def paint(clip, file: Path) -> None:
-    "A spectrogram as the students draw it: librosa's mel in dB below the clip's peak, through viridis"
+    "Write a color spectrogram: librosa's mel spectrogram in dB relative to the peak, with viridis"
     import librosa
     import matplotlib.pyplot as plt
     samples, rate = librosa.load(clip.path, sr=22050)
@@ -61,7 +64,7 @@ def paint(clip, file: Path) -> None:
 
 
 def resnet(table: pd.DataFrame, held: np.ndarray, labels: list[str], epochs: int) -> np.ndarray:
-    "Probabilities of the held-out clips by resnet18, trained on the others' PNGs"
+    "Probabilities of the held-out clips by resnet18, trained on the PNGs of the other clips"
     from fastai.vision.all import (
         CategoryBlock,
         ColReader,
@@ -93,7 +96,7 @@ def main() -> None:
     parser.add_argument("dataset", choices=["fsdkaggle2018", "urbansound8k"])
     parser.add_argument("--data", default="data")
     parser.add_argument("--weights", type=Path, default=Path("data/mn04_as_mAP_432.pt"))
-    parser.add_argument("--epochs", type=int, default=0, help="students: 0 is enough for some 6,000 draws")
+    parser.add_argument("--epochs", type=int, default=0, help="for students; 0: enough to sample 6,000 clips")
     given = parser.parse_args()
     table = assign_folds(drop_rare_labels(read_dataset(given.dataset, given.data), 5), 5)
     labels = sorted(table.label.unique())

@@ -1,9 +1,16 @@
-"""Which score tells sounds that a model knows from those it doesn't? python benchmarks/rejection.py urbansound8k|fsdkaggle2018 [--set outliers=0] [--apart 3]
+"""Compare scores for rejecting unknown sounds
 
-Five times two classes of the set are left out of training (another pair each time). Known: clips of the other classes in a held-out fold. Unknown: the held-out fold's clips of
-the two classes (FSDKaggle2018, whose folds are small: all clips of the two). Noise: 50 made clips of silence and white, pink and brown noise. UrbanSound8K learns from fold 1 and
-holds out fold 2, so fold 3 stays unseen. --apart 3 takes other pairs, for a look at a score that
-was chosen on the first ones. Writes benchmarks/results/rejection-SET.json (with an option: rejection-SET-OPTION.json): a row a pair and score.
+    python benchmarks/rejection.py urbansound8k|fsdkaggle2018 [--set outliers=0] [--apart 3]
+
+Two classes of the dataset are excluded from training, five times, a different pair each time.
+
+known    clips of the other classes in a held-out fold
+unknown  clips of the two classes in the held-out fold (all folds of FSDKaggle2018, because its folds are small)
+noise    50 synthetic clips of silence and of white, pink and brown noise
+
+UrbanSound8K is trained on fold 1 and tested on fold 2, so fold 3 is not used. --apart 3 selects other pairs, to
+check a score that was chosen on the first ones. Writes benchmarks/results/rejection-SET.json (with an option:
+rejection-SET-OPTION.json), one row per pair and score.
 """
 
 import argparse
@@ -19,7 +26,7 @@ import torch
 
 from audiotag.calibration import fit_temperature, encode_targets
 from audiotag.datasets import assign_folds, drop_rare_labels, read_dataset
-from audiotag.learner import RunConfig, input_config, predict_clips
+from audiotag.learner import RunConfig, predict_clips
 from audiotag.recipe import recipe_for
 from audiotag.robustness import threshold_at_tpr, auroc, fpr_at_tpr, ood_scores, noise_clips
 from audiotag.spectrogram import front_end
@@ -27,13 +34,13 @@ from audiotag.training import train_learner
 
 
 def hear(model, table: pd.DataFrame, recipe) -> np.ndarray:
-    "Embeddings (clips, features), averaged over crops; the last layer is linear, so its answer to them is the mean of its answers"
-    return predict_clips(model, table, input_config(recipe), recipe.crop_seconds, recipe.max_crops)[1]
+    "Mean embeddings over crops (clips, features); the head is linear, so it maps them to mean logits"
+    return predict_clips(model, table, RunConfig().front_end(recipe), recipe.crop_seconds, recipe.max_crops)[1]
 
 
 def hear_noise(model, recipe) -> np.ndarray:
-    "The same of 50 made noises"
-    config = input_config(recipe)
+    "Embeddings of 50 synthetic noise clips"
+    config = RunConfig().front_end(recipe)
     with torch.inference_mode():
         return np.concatenate(
             [
@@ -44,7 +51,7 @@ def hear_noise(model, recipe) -> np.ndarray:
 
 
 def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> list[dict]:
-    "A row a score"
+    "Train without two classes; one row per score"
     known = table[~table.label.isin(left_out)]
     labels, held = sorted(known.label.unique()), (known.fold == fold).to_numpy(bool)
     learnt = known[~held].assign(split="train")
@@ -85,10 +92,8 @@ def main() -> None:
     parser.add_argument("dataset", choices=["urbansound8k", "fsdkaggle2018"])
     parser.add_argument("--data", default="data")
     parser.add_argument("--weights", default="data/mn04_as_mAP_432.pt")
-    parser.add_argument("--set", default="", help="a recipe's setting, such as outliers=0")
-    parser.add_argument(
-        "--apart", type=int, default=5, help="how far apart in the list of classes the two of a pair stand"
-    )
+    parser.add_argument("--set", default="", help="a field of the recipe, such as outliers=0")
+    parser.add_argument("--apart", type=int, default=5, help="distance of a pair in the list of classes")
     given = parser.parse_args()
     table = assign_folds(drop_rare_labels(read_dataset(given.dataset, given.data), 5), 5)
     if given.dataset == "urbansound8k": table = table[table.fold.isin([1, 2])].reset_index(drop=True)

@@ -1,8 +1,12 @@
-"RESULTS.md from what the rows measured"
-METHOD = """Each row runs in a process of its own. Project and peer take turns in it, round by round, after a round that doesn't count; a figure is the median of its rounds, with the smallest and the
-largest in brackets. A ratio says how many times as long the peer takes. "Limit" is work that nobody can leave out, measured in the same rounds; what stands behind it is how many times as long
-the project takes. Comparisons on one core pin torch, BLAS and OpenMP to one thread. No clip is counted whose file is still on a slow disk: the first round has read them all.
-"""
+"Format the results of the rows as RESULTS.md"
+METHOD = (
+    "Each row runs in a process of its own. Project and peer take turns in it, round by round, after a round that "
+    "doesn't count; a figure is the median of its rounds, with the smallest and the\nlargest in brackets. "
+    'A ratio says how many times as long the peer takes. "Limit" is work that nobody can leave out, measured in the '
+    "same rounds; what stands behind it is how many times as long\nthe project takes. "
+    "Comparisons on one core pin torch, BLAS and OpenMP to one thread. "
+    "No clip is counted whose file is still on a slow disk: the first round has read them all.\n"
+)
 
 
 def table(heads: list[str], rows: list[list]) -> list[str]:
@@ -19,7 +23,7 @@ def verdict(part: dict, name: str) -> str:
 
 
 def timed(part: dict) -> list[str]:
-    "A row that `common.row` made"
+    "Format a row that `common.row` returned"
     lines = [[part["ours"], time_of(part["times"][part["ours"]]), "", ""]]
     lines += [
         [name, time_of(part["times"][name]), f"{ratio:g}x", verdict(part, name)]
@@ -53,7 +57,10 @@ def timed(part: dict) -> list[str]:
     if "int8" in part: said += [part["int8"] + ".", ""]
     for e in part.get("epochs", []):
         said += [
-            f"A real epoch of {e['arch']} from {e['source']}: {e['epoch_s']:g} s, of which the network waits {e['waited_percent']:g} % for its batches (aim: below 5 %).",
+            (
+                f"A real epoch of {e['arch']} from {e['source']}: {e['epoch_s']:g} s, "
+                f"of which the network waits {e['waited_percent']:g} % for its batches (aim: below 5 %)."
+            ),
             "",
         ]
     if "recordings" in part:
@@ -109,7 +116,10 @@ def workers(part: dict) -> list[str]:
     ]
     m = part["million"]
     return table(["engine", "workers", "files a second", "seconds to the first rows", "seconds in all"], rows) + [
-        f"A million such clips ({m['gigabytes_read']} GB): {m['hours_here']:g} hours on this machine; elsewhere {m['formula']}.",
+        (
+            f"A million such clips ({m['gigabytes_read']} GB): {m['hours_here']:g} hours on this machine; "
+            f"elsewhere {m['formula']}."
+        ),
         "",
     ]
 
@@ -117,7 +127,11 @@ def workers(part: dict) -> list[str]:
 def start(part: dict) -> list[str]:
     cold, installs = part["cold_start_to_tags_s"], part["install"]
     said = [
-        f"Fresh process to first tags: {cold['median']:.2f} s (worst {cold['worst']:.2f} s; aim: below 2 s). `import audiotag`: {part['import_audiotag_s']:.3f} s (aim: below 0.3 s); with `Tagger`: {part['import_tagger_s']:.3f} s.",
+        (
+            f"Fresh process to first tags: {cold['median']:.2f} s (worst {cold['worst']:.2f} s; aim: below 2 s). "
+            f"`import audiotag`: {part['import_audiotag_s']:.3f} s (aim: below 0.3 s); "
+            f"with `Tagger`: {part['import_tagger_s']:.3f} s."
+        ),
         "By `python -X importtime`: " + ", ".join(part["importtime"]) + ".",
         "",
     ]
@@ -131,7 +145,11 @@ def start(part: dict) -> list[str]:
 def page(part: dict) -> list[str]:
     p = part["page"]
     return [
-        f"{p['calls']} calls, {p['errors']} errors, {p['calls_per_s']:g} tags a second; p50 {p['p50_s']:g} s, p95 {p['p95_s']:g} s (aim: below 1 s), worst {p['max_s']:g} s; memory {p['memory_idle_mb']} MB before, {p['memory_peak_mb']} MB at most.",
+        (
+            f"{p['calls']} calls, {p['errors']} errors, {p['calls_per_s']:g} tags a second; "
+            f"p50 {p['p50_s']:g} s, p95 {p['p95_s']:g} s (aim: below 1 s), worst {p['max_s']:g} s; "
+            f"memory {p['memory_idle_mb']} MB before, {p['memory_peak_mb']} MB at most."
+        ),
         "",
     ]
 
@@ -168,13 +186,16 @@ def section(part: dict) -> list[str]:
 
 
 def report(result: dict) -> str:
-    "The whole page"
+    "Format all results"
     m = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in m["packages"].items())
     head = [
         "# Benchmarks",
         "",
-        f"Written by `{result['command']}`, which took {result['minutes']} minutes on: {m['processor']}, {m['cores']} cores, {m['memory']}, {m['system']}, Python {m['python']}; load before: {m['load_before']}.",
+        (
+            f"Written by `{result['command']}`, which took {result['minutes']} minutes on: {m['processor']}, "
+            f"{m['cores']} cores, {m['memory']}, {m['system']}, Python {m['python']}; load before: {m['load_before']}."
+        ),
         "",
         f"Versions: {versions}.",
         "",

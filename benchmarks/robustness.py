@@ -1,6 +1,9 @@
-"""What spoilt recordings cost, with augmentation and without: python benchmarks/robustness.py [--data DIR] [--weights FILE]
+"""Accuracy on corrupted recordings, with and without augmentation
 
-Three networks learn UrbanSound8K's folds 1 and 2, and hear fold 3 in every way of `audiotag.robustness.CORRUPTIONS`. Writes benchmarks/results/robustness.json. Bundles go to models/run-*.
+    python benchmarks/robustness.py [--data DIR] [--weights FILE]
+
+Trains three networks on folds 1 and 2 of UrbanSound8K and tests them on fold 3 with each corruption of
+`audiotag.robustness.CORRUPTIONS`. Writes benchmarks/results/robustness.json, and bundles to models/run-*.
 """
 
 import argparse
@@ -28,7 +31,10 @@ def main() -> None:
     found = {}
     for name, changes in WAYS.items():
         out = f"models/run-robust-{name.split()[0]}"
-        command = f"audiotag train urbansound8k --data {given.data} --arch mn04 --weights {given.weights} --test-fold 3 --out {out} {changes}".strip()
+        command = (
+            f"audiotag train urbansound8k --data {given.data} --arch mn04 --weights {given.weights} "
+            f"--test-fold 3 --out {out} {changes}".strip()
+        )
         subprocess.run([Path(sys.executable).with_name("audiotag"), *command.split()[1:]], check=True)
         found[name] = {"command": command, "rows": robustness(out, table[table.fold == 3]).round(4).to_dict("index")}
         print(name, found[name]["rows"], flush=True)

@@ -1,4 +1,4 @@
-"A long recording, windows of 4 s every 2 s: times real time, memory, and learn.predict on a sample of the windows"
+"A long recording, windows of 4 s every 2 s: speed, memory, and learn.predict on a sample of the windows"
 import argparse
 import json
 import resource
@@ -14,7 +14,7 @@ RATE, WINDOW, HOP = 48000, 4.0, 2.0
 
 
 def write_recording(path: Path, minutes: float) -> None:
-    "Stereo at 48 kHz: clips one after the other, as they come"
+    "Write a stereo recording at 48 kHz that concatenates clips"
     from audiotag.audio import load_audio
     table, _ = clips("urbansound8k")
     sounds = [load_audio(p, RATE) for p in take(table, 60, seed=3).path]
@@ -27,7 +27,7 @@ def write_recording(path: Path, minutes: float) -> None:
 
 
 def hear(path: str) -> dict:
-    "The whole recording by the tagger, in a process that has done nothing else"
+    "Tag the recording, in a new process"
     from audiotag.tagger import Tagger
     tagger = Tagger.load(ROOT / "models/urbansound8k")
     idle, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter()
@@ -43,7 +43,7 @@ def hear(path: str) -> dict:
 
 
 def predict_windows(path: str, n: int) -> list[float]:
-    "Seconds of learn.predict on `n` windows, each a file of its own as predict wants it"
+    "Seconds of learn.predict for each of `n` windows; it requires one file per window"
     import torch
     from fastai.learner import load_learner
 

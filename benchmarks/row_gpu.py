@@ -1,4 +1,4 @@
-"On a GPU: an epoch from images and from waveforms, mixed precision, channels-last, compiled; share of the peak; and 9,473 clips shaped like FSDKaggle2018"
+"On a GPU: epochs on 9,473 clips shaped like FSDKaggle2018, from images and waveforms, by precision and memory format"
 
 import json
 import os
@@ -11,20 +11,13 @@ import pandas as pd
 from common import DEVICE, QUICK
 
 CLIPS = 48 if QUICK else 9473
-SHARED = (
-    24 if QUICK else 400
-)  # files that are written; the table's clips point at them, so that the disk isn't what is measured
-PEAK = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L4": 121e12,
-    "T4": 65e12,
-}  # FLOP/s of dense half precision, by the maker's sheets
+SHARED = 24 if QUICK else 400  # number of files; many clips share one, so that the disk is not measured
+# FLOP/s of dense half precision, by the data sheets
+PEAK = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}
 
 
 def synthesise(folder: Path) -> pd.DataFrame:
-    "A table of FSDKaggle2018's size: 41 labels, lengths from 0.3 to 30 s with its median of 4.8 s, 44.1 kHz"
+    "A table of the size of FSDKaggle2018: 41 labels, 0.3 to 30 s with a median of 4.8 s, 44.1 kHz"
     import soundfile as sf
     rng, rows = np.random.default_rng(0), []
     lengths = rng.lognormal(np.log(4.8), 0.9, SHARED).clip(0.3, 30)
@@ -60,15 +53,14 @@ def flops_of(model, batch) -> float:
 
 
 def epoch(table, images: Path | None, half: bool, compiled: bool, last: bool) -> dict:
-    "The second of two epochs, and how near its network comes to the peak"
+    "The time of the second of two epochs, and its fraction of the peak FLOP/s"
     import torch
 
-    from audiotag.learner import make_learner
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.recipe import Recipe
 
-    learn = make_learner(
-        table, Recipe(arch="xresnet18", crop_seconds=4.0, bs=16 if QUICK else 128), images=images, device=DEVICE
-    )
+    recipe = Recipe(arch="xresnet18", crop_seconds=4.0, bs=16 if QUICK else 128)
+    learn = make_learner(table, recipe, RunConfig(images=images, device=DEVICE))
     learn.metrics = []
     if not last: learn.model.to(memory_format=torch.contiguous_format)
     flops = flops_of(learn.model, learn.dls.train.one_batch()[0]) * len(learn.dls.train)
@@ -127,7 +119,8 @@ def main() -> None:
             [
                 {
                     "what": "on a GPU",
-                    "on": f"{CLIPS} synthesised clips shaped like FSDKaggle2018, xresnet18, a batch of 128, {torch.cuda.get_device_name() if DEVICE != 'cpu' else 'cpu'}",
+                    "on": f"{CLIPS} synthesised clips shaped like FSDKaggle2018, xresnet18, a batch of 128, "
+                    f"{torch.cuda.get_device_name() if DEVICE != 'cpu' else 'cpu'}",
                     "convert_s": converted,
                     "epochs": found,
                 }

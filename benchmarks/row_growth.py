@@ -1,4 +1,4 @@
-"How cost grows: convert, train and tag at 1x, 4x and 16x the clips, each in a process of its own"
+"How time and memory grow: convert, train and tag with 1x, 4x and 16x the clips, each in a new process"
 import argparse
 import json
 import tempfile
@@ -17,10 +17,10 @@ def convert(table, folder: Path) -> None:
 
 
 def train(table, folder: Path) -> None:
-    "One epoch of the default network, its clips read before"
-    from audiotag.learner import make_learner
+    "One epoch of the default network"
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.recipe import Recipe
-    learn = make_learner(table.assign(split="train"), Recipe(crop_seconds=2.0, bs=8), device=DEVICE)
+    learn = make_learner(table.assign(split="train"), Recipe(crop_seconds=2.0, bs=8), RunConfig(device=DEVICE))
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
 
 

@@ -1,4 +1,4 @@
-"Clips to images: audiotag convert beside the students' way and librosa + Pillow"
+"Clips to images: audiotag convert, librosa + matplotlib, librosa + Pillow"
 import json
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ OUT = Path(tempfile.mkdtemp(prefix="bench-images-"))
 
 
 def students(path: str) -> None:
-    "librosa at its defaults, decibels below the peak, viridis by matplotlib"
+    "librosa's defaults in dB relative to the peak, with matplotlib's viridis"
     import librosa
     import matplotlib.pyplot as plt
     samples, rate = librosa.load(path)
@@ -27,7 +27,7 @@ def students(path: str) -> None:
 
 
 def grey(path: str) -> None:
-    "librosa with audiotag's settings, grey by Pillow"
+    "librosa with audiotag's settings, grayscale by Pillow"
     import librosa
     from PIL import Image
     samples, rate = librosa.load(path, sr=32000)
@@ -39,7 +39,7 @@ def grey(path: str) -> None:
 
 
 def least(path: str) -> None:
-    "What nobody can leave out: decode, resample, the FFTs, a PNG's compression"
+    "The lower bound: decode, resample, FFTs, PNG compression"
     import soundfile as sf
     import soxr
     import torch

@@ -1,4 +1,4 @@
-"One 5 s clip, file to tags, warm: the tagger beside the same learner through fastai's predict, and the network in eager torch after librosa"
+"One 5 s clip, file to tags, warm: the tagger, the same learner by fastai's predict, and eager torch after librosa"
 
 import json
 import sys
@@ -14,7 +14,7 @@ MODEL = ROOT / "models/urbansound8k"
 
 
 def five_seconds(folder: Path) -> tuple[list[str], str]:
-    "Real FSD clips cut or repeated to 5 s at their own rate, as WAV"
+    "FSDKaggle2018 clips, cropped or repeated to 5 s at their sample rate, as WAV"
     table, kind = clips("fsdkaggle2018")
     files = []
     for i, path in enumerate(take(table, 40, seed=2).path):
@@ -25,7 +25,7 @@ def five_seconds(folder: Path) -> tuple[list[str], str]:
 
 
 def eager(model_folder: Path):
-    "librosa's load and mel, then the network in torch"
+    "librosa's load and mel spectrogram, then the network in torch"
     import librosa
     import torch
 
@@ -48,14 +48,14 @@ def eager(model_folder: Path):
 
 
 def small_integers(tagger, folder: Path):
-    "The same graph with 8-bit weights (dynamic quantisation)"
+    "The same graph with 8-bit weights (dynamic quantization)"
     import onnx
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     from audiotag.tagger import Tagger
     graph = onnx.load(tagger.bundle.folder / "model.onnx")
-    del graph.graph.value_info[:]  # shapes as exported contradict those that the quantiser infers
+    del graph.graph.value_info[:]  # the exported shapes contradict those that the quantizer infers
     onnx.save(graph, folder / "float.onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -67,7 +67,7 @@ def small_integers(tagger, folder: Path):
 
 
 def measured(ways: dict, files: list[str], rounds: int) -> dict[str, list[float]]:
-    "Every file by every way, in turn"
+    "Seconds for each file by each method, in turn"
     seconds = {name: [] for name in ways}
     for way in ways.values(): way(files[0])
     for _ in range(1 if QUICK else rounds):
@@ -80,7 +80,7 @@ def measured(ways: dict, files: list[str], rounds: int) -> dict[str, list[float]
 
 
 def default_threads(files: list[str]) -> dict[str, list[float]]:
-    "The tagger as `Tagger.load` makes it, on all cores, in a process where nothing else spins"
+    "The tagger with its default threads, on all cores, in a process where no other threads spin"
     from audiotag.tagger import Tagger
     tagger = Tagger.load(MODEL)
     return measured({f"audiotag, all crops, {CORES} threads": tagger.tag}, files, 3)
@@ -94,7 +94,7 @@ def main() -> None:
     import audiotag.data  # noqa: F401
     from audiotag.audio import crops, load_audio
     from audiotag.tagger import Tagger
-    torch.set_num_threads(1)  # every way on one thread: sessions and OpenMP teams that spin would disturb each other
+    torch.set_num_threads(1)  # one thread per method: threads that spin would disturb the others
     tagger, one_crop, learn = Tagger.load(MODEL, 1), Tagger.load(MODEL, 1), load_learner(MODEL / "learner.pkl")
     one_crop.max_crops, more = 1, {}
     with tempfile.TemporaryDirectory() as tmp, learn.no_bar(), learn.no_logging():
@@ -113,9 +113,8 @@ def main() -> None:
         try:
             small = small_integers(tagger, Path(tmp))
             ways["8-bit weights, all crops"] = small.tag
-            more["int8"] = (
-                f"8-bit weights: same first tag on {sum(small.tag(f)[0].label == tagger.tag(f)[0].label for f in files)} of {len(files)} clips"
-            )
+            same = sum(small.tag(file)[0].label == tagger.tag(file)[0].label for file in files)
+            more["int8"] = f"8-bit weights: same first tag on {same} of {len(files)} clips"
         except Exception as error:  # noqa: BLE001
             more["int8"] = f"8-bit weights not measured: {type(error).__name__}"
         seconds = measured(ways, files, 3) | afresh("row_latency.py", *files)
@@ -131,7 +130,8 @@ def main() -> None:
             [
                 row(
                     "one 5 s clip, file to tags, warm",
-                    f"{len(files)} {kind}, cut to 5 s; a crop of {tagger.seconds:g} s, as learn.predict hears it; one thread each",
+                    f"{len(files)} {kind}, cut to 5 s; a crop of {tagger.seconds:g} s, "
+                    "as learn.predict hears it; one thread each",
                     {name: spread(t) for name, t in seconds.items()},
                     "audiotag, one crop",
                     {"learn.predict": 5},

@@ -1,4 +1,4 @@
-"Clips a second that the loaders deliver, without a network; and the share of a real epoch in which the network waits for them"
+"Clips/s of the data loaders without a network, and the fraction of an epoch in which the network waits for them"
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ CROP, BS = 4.0, 32
 
 
 def paint(table, folder: Path) -> list[str]:
-    "The students' PNGs"
+    "Write color spectrograms by librosa and matplotlib"
     import librosa
     import matplotlib.pyplot as plt
     files = []
@@ -29,7 +29,7 @@ def paint(table, folder: Path) -> list[str]:
 
 
 def by_fastai(table, files: list[str]):
-    "fastai's own loader from coloured PNGs, with its augmentation"
+    "fastai's data loader for color PNGs, with its augmentation"
     from fastai.vision.all import (
         CategoryBlock,
         ColReader,
@@ -52,7 +52,7 @@ def by_fastai(table, files: list[str]):
 
 
 def by_fastxtend(table):
-    "Waveforms held in memory, then fastxtend's transforms, as its tutorial has them"
+    "Waveforms in memory, then fastxtend's transforms, as in its tutorial"
     from fastxtend.audio.augment import (
         AmplitudeToDB,
         FrequencyMasking,
@@ -99,14 +99,14 @@ def pull(dl) -> int: return sum(len(batch[0]) for batch in dl)
 
 
 def waiting(table, arch: str, images: Path | None = None) -> dict:
-    "Where the time of an epoch goes: seconds in the loader, seconds in the network"
+    "The time of an epoch, and the percentage spent waiting for the loader"
     from fastai.callback.core import Callback
 
-    from audiotag.learner import make_learner
+    from audiotag.learner import RunConfig, make_learner
     from audiotag.recipe import Recipe
 
     class Clock(Callback):
-        "Times the gap between a batch's end and the next one's beginning"
+        "Measure the time between the end of a batch and the start of the next"
         waited = worked = 0.0
         def before_train(self): self.mark = time.perf_counter()
         def before_batch(self):
@@ -119,7 +119,7 @@ def waiting(table, arch: str, images: Path | None = None) -> dict:
             self.worked, self.mark = self.worked + now - self.mark, now
 
     clock = Clock()
-    learn = make_learner(table, Recipe(arch=arch, crop_seconds=CROP, bs=BS), images=images, device=DEVICE)
+    learn = make_learner(table, Recipe(arch=arch, crop_seconds=CROP, bs=BS), RunConfig(images=images, device=DEVICE))
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(clock): learn.fit(1, 1e-3)
     return {
         "arch": arch,
@@ -155,10 +155,8 @@ def main() -> None:
         ]
     for name in times:
         for key in ("median_ms", "low_ms", "high_ms"): times[name][key] = round(times[name][key] / counts[name], 4)
-    on, speeds = (
-        f"{len(table)} {kind} of folds 1-2, crops of {CROP:g} s",
-        {name: round(1e3 / t["median_ms"]) for name, t in times.items()},
-    )
+    on = f"{len(table)} {kind} of folds 1-2, crops of {CROP:g} s"
+    speeds = {name: round(1e3 / t["median_ms"]) for name, t in times.items()}
 
     def pair(what: str, ours: str, peer: str, **more) -> dict:
         return row(

@@ -1,4 +1,4 @@
-"Log-mel of a batch on one core: LogMel beside torchaudio, fastxtend and librosa, and the FFTs and products alone"
+"Log-mel of a batch on one core: LogMel, torchaudio, fastxtend, librosa, and the FFTs and matrix products alone"
 import json
 
 import numpy as np

@@ -1,4 +1,4 @@
-"The page under eight clients, by page.py"
+"Load test of the web app with eight clients, by page.py"
 import json
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"Install and first result: what benchmarks/install.py measured, and a cold start measured now; what `import audiotag` takes by python -X importtime"
+"Installation (measured by benchmarks/install.py), cold start, and import times by python -X importtime"
 
 import json
 import re
@@ -17,7 +17,7 @@ TAG = "from audiotag import Tagger; print(Tagger.load(r'{model}').tag(r'{clip}')
 
 
 def seconds_of(code: str, times: int) -> list[float]:
-    "Wall time of fresh processes"
+    "Wall time of new processes that run `code`"
     found = []
     for _ in range(times):
         start = time.perf_counter()
@@ -27,7 +27,7 @@ def seconds_of(code: str, times: int) -> list[float]:
 
 
 def importtime(statement: str) -> list[tuple[str, float]]:
-    "The slowest modules below an import: cumulative milliseconds"
+    "The slowest modules of an import, with cumulative milliseconds"
     said = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", statement], check=True, capture_output=True, text=True, cwd=ROOT
     ).stderr

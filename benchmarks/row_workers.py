@@ -1,4 +1,4 @@
-"Many files: files a second by the number of workers, local and ray, and what a million clips would cost"
+"Many files: files/s by number of workers, local and Ray, and an estimate for a million clips"
 import argparse
 import json
 import shutil
@@ -13,7 +13,7 @@ MODEL = ROOT / "models/urbansound8k"
 
 
 def rate(folder: Path, files: int, workers: int, engine: str) -> dict:
-    "Seconds until the first rows, and files a second from then on: a million files would hide the start"
+    "Seconds until the first rows, and files/s from then on, because the start is negligible for a million files"
     from audiotag.batch import local_rows, tag_files
     from audiotag.batch import ray_rows
     stamps, out = [], folder.parent / "tags.csv"
@@ -56,10 +56,11 @@ def main() -> None:
         except Exception as error: found.append({"engine": "ray", "skipped": str(error)})  # noqa: BLE001
     best = max(f.get("files_per_s", 0) for f in found if f["engine"] == "local")
     one = found[0]["files_per_s"]
+    efficiency = best / one / max(f["workers"] for f in found if f["engine"] == "local")
     million = {
         "files_per_s": best,
         "hours_here": round(1e6 / best / 3600, 1),
-        "formula": f"hours = files / (3600 x {one} files/s x cores x {best / one / max(f['workers'] for f in found if f['engine'] == 'local'):.2f})",
+        "formula": f"hours = files / (3600 x {one} files/s x cores x {efficiency:.2f})",
         "gigabytes_read": round(1e6 * bytes_a_file / 1e9),
     }
     print(

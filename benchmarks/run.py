@@ -1,7 +1,9 @@
-"""Every comparison in one go: python benchmarks/run.py [ROW ...] [--device cuda] (or make bench)
+"""Run all benchmarks: python benchmarks/run.py [ROW ...] [--device cuda] (or make bench)
 
-Each row is a script of its own (row_NAME.py), run in a fresh process, that times the project and its peers in turn. Writes benchmarks/results/bench.json and benchmarks/RESULTS.md;
-a row that fails or takes too long is named there, with the reason, and the others go on. BENCH_QUICK=1 tries the scripts out on a few clips and writes nothing."""
+Each row is a script (row_NAME.py), run in a new process, that times audiotag and its baselines in turn. Writes
+benchmarks/results/bench.json and benchmarks/RESULTS.md. If a row fails or times out, the reason is written instead and
+the other rows continue. BENCH_QUICK=1 tests the scripts on a few clips and writes nothing.
+"""
 
 import argparse
 import json
@@ -12,7 +14,7 @@ import time
 from common import CORES, HERE, QUICK, afresh, machine
 from report import report
 
-ROWS = {
+ROWS = {  # timeout in seconds
     "images": 180,
     "logmel": 120,
     "loader": 300,
@@ -24,11 +26,11 @@ ROWS = {
     "growth": 300,
     "curves": 1000,
     "gpu": 900,
-}  # seconds that each may take, before it is given up
+}
 
 
 def measure(name: str) -> dict:
-    "The parts of a row, or why there are none"
+    "The parts of a row, or the reason why it failed"
     start = time.perf_counter()
     try:
         parts = afresh(f"row_{name}.py", timeout=ROWS[name])
@@ -39,7 +41,7 @@ def measure(name: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", help="some of them only: the others keep what they had")
+    parser.add_argument("rows", nargs="*", help="run only these; the others keep their results")
     parser.add_argument("--device", default=os.environ.get("DEVICE") or "cpu")
     args = parser.parse_args()
     if unknown := set(args.rows) - set(ROWS):

@@ -1,7 +1,9 @@
-"""The table and the checks at 2,000, 20,000 and 200,000 clips: python benchmarks/scale.py [--sizes 2000 20000 200000]
+"""Read and check 2,000, 20,000 and 200,000 clips: python benchmarks/scale.py [--sizes 2000 20000 200000]
 
-Each size in a process of its own: made-up metadata, tiny files (0.25 s, 8 kHz), one clip in 500 a quieter, noisier copy of another one. Prints a table
-(seconds, peak memory, copies found) and writes benchmarks/scale.json. 200,000 clips take 0.9 GB of disk while it runs."""
+Runs each size in a new process, on synthetic metadata and short files (0.25 s, 8 kHz). One clip in 500 is a quieter,
+noisier copy of another one. Prints a table (seconds, peak memory, copies found) and writes benchmarks/scale.json.
+200,000 clips need 0.9 GB of disk space during the run.
+"""
 
 import argparse
 import json
@@ -40,19 +42,17 @@ HEADER = struct.pack(
 
 
 def make(folder: Path, clips: int) -> int:
-    "Write `clips` sounds and clips.csv below `folder`; returns how many are copies"
+    "Write `clips` audio files and clips.csv into `folder`; returns the number of copies"
     rng, t, batch = np.random.default_rng(0), np.arange(SAMPLES)/RATE, 1000
     rows, copies = ["fname,label,manually_verified,freesound_id"], 0
     for first in range(0, clips, batch):
         n = min(batch, clips-first)
         sounds = .02*rng.standard_normal((n, SAMPLES))
         for _ in range(4):
-            pitch, decay, start, level = (
-                rng.uniform(150, 3800, (n, 1)),
-                rng.uniform(2, 40, (n, 1)),
-                rng.uniform(0, 0.2, (n, 1)),
-                rng.uniform(0.05, 1, (n, 1)),
-            )
+            pitch = rng.uniform(150, 3800, (n, 1))
+            decay = rng.uniform(2, 40, (n, 1))
+            start = rng.uniform(0, 0.2, (n, 1))
+            level = rng.uniform(0.05, 1, (n, 1))
             sounds += level*np.sin(2*np.pi*pitch*t)*np.exp(-decay*np.maximum(t-start, 0))*(t > start)
         sounds *= .7/np.abs(sounds).max(1, keepdims=True)
         again = np.arange(COPIES-1, n, COPIES)
@@ -63,7 +63,8 @@ def make(folder: Path, clips: int) -> int:
         for i, sound in enumerate((32767 * sounds).astype("<i2")):
             (out / f"{first + i}.wav").write_bytes(HEADER + sound.tobytes())
         rows += [
-            f"{out.name}/{first + i}.wav,label{rng.integers(LABELS):03},{int(rng.random() < 0.4)},{rng.integers(clips * 3 // 4)}"
+            f"{out.name}/{first + i}.wav,label{rng.integers(LABELS):03},"
+            f"{int(rng.random() < 0.4)},{rng.integers(clips * 3 // 4)}"
             for i in range(n)
         ]
     (folder/"clips.csv").write_text("\n".join(rows))
@@ -74,14 +75,14 @@ def peak_mb() -> float: return round(resource.getrusage(resource.RUSAGE_SELF).ru
 
 
 def worker_peak_mb() -> float:
-    "The most that any process below this one has had in memory (Linux)"
+    "Peak memory of any child process in MB (Linux)"
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     status = [Path(f"/proc/{pid}/status").read_text() for pid in children]
     return max((round(int(re.search(r"VmHWM:\s+(\d+)", s)[1])/1024, 1) for s in status if "VmHWM" in s), default=0.)
 
 
 def measure_size(clips: int, workers: int) -> dict:
-    "Every step once, in this process"
+    "Time each step once, in this process"
     from joblib.externals.loky import get_reusable_executor
 
     from audiotag import checks
@@ -101,7 +102,7 @@ def measure_size(clips: int, workers: int) -> dict:
         checks.near_duplicates = lambda fingerprints: timed("search", near_duplicates, fingerprints)
         cpu = sum(os.times()[:4])
         found = timed("check", checks.check, table, workers=workers)
-        worker_peak = worker_peak_mb() # joblib keeps its processes for a while
+        worker_peak = worker_peak_mb() # joblib reuses its processes
         get_reusable_executor().shutdown(wait=True)
         seconds["check_cpu"] = sum(os.times()[:4])-cpu
         pairs = {frozenset(group) for group in found.issues["near_duplicates"]}
@@ -133,9 +134,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.one: return print(json.dumps(measure_size(args.sizes[0], args.workers)))
     rows = []
-    print(
-        f"{'clips':>8} {'read s':>8} {'split s':>8} {'check s':>8} {'of CPU':>8} {'search s':>8} {'clips/s':>8} {'peak MB':>8} {'a worker':>9} {'copies found':>13}"
-    )
+    heads = ("clips", "read s", "split s", "check s", "of CPU", "search s", "clips/s", "peak MB")
+    print(*(f"{head:>8}" for head in heads), f"{'a worker':>9} {'copies found':>13}")
     for size in args.sizes:
         command = [sys.executable, __file__, "--one", "--sizes", str(size), "--workers", str(args.workers)]
         done = subprocess.run(
@@ -143,7 +143,8 @@ def main() -> None:
         )
         rows.append(row := json.loads(done.stdout.splitlines()[-1]))
         print(
-            f"{row['clips']:8} {row['read_s']:8.2f} {row['split_s']:8.2f} {row['check_s']:8.1f} {row['check_cpu_s']:8.1f} {row['search_s']:8.1f} {size / row['check_s']:8.0f} {row['peak_mb']:8.0f} "
+            f"{row['clips']:8} {row['read_s']:8.2f} {row['split_s']:8.2f} {row['check_s']:8.1f} "
+            f"{row['check_cpu_s']:8.1f} {row['search_s']:8.1f} {size / row['check_s']:8.0f} {row['peak_mb']:8.0f} "
             f"{row['worker_peak_mb']:9.0f} {row['copies_found']:6} of {row['copies']:3}"
         )
     machine = {"cores": args.workers, "python": platform.python_version(), "system": platform.system()}

@@ -1,6 +1,8 @@
-"""Pictures of the page for the read-me: python benchmarks/screenshots.py [--models models] [--out nbs/images]
+"""Screenshots of the web app for the README: python benchmarks/screenshots.py [--models models] [--out nbs/images]
 
-Starts the page, drives Chromium through the example "a street", and writes page.png, page-phone.png and page-dark.png. Look at them."""
+Starts the web app, opens the example "a street" in Chromium, and writes page.png, page-phone.png and page-dark.png.
+Check the images before you commit them.
+"""
 
 import argparse
 import shutil

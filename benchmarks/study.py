@@ -1,6 +1,9 @@
-"""The runs behind the studies' tables: python benchmarks/study.py arms|ablation|noisy|representations [--data DIR] [--weights FILE]
+"""The training runs of the studies (notebooks 40 to 42)
 
-Each row is one `audiotag train ... --json`, kept as benchmarks/results/STUDY/NAME.json with the command; rows that are there are not run again.
+    python benchmarks/study.py arms|ablation|noisy|representations [--data DIR] [--weights FILE]
+
+Each row is one `audiotag train ... --json`. Its output and its command are saved in
+benchmarks/results/STUDY/NAME.json; existing rows are not run again.
 """
 
 import argparse
@@ -15,19 +18,22 @@ from audiotag.datasets import read_dataset
 
 RESULTS = Path(__file__).parent / "results"
 PRETRAINED = "--arch mn04 --weights {weights}"
-HOW = " --set lr=0.003 --set gain_db=6 --set filter_db=6"  # from nothing, mn04 wants less speed and more variety; chosen by fold 1 on fold 2 of UrbanSound8K
+# From scratch, mn04 needs a lower learning rate and more augmentation; tuned on UrbanSound8K: trained on fold 1,
+# tested on fold 2
+HOW = " --set lr=0.003 --set gain_db=6 --set filter_db=6"
 NOTHING = "--arch mn04" + HOW
-SCRATCH = (
-    "--test-fold 3 --set epochs=5"  # the same 5 passes for every representation: enough to rank them, not to finish
-)
+# 5 epochs for every representation are enough to rank them, but not to converge
+SCRATCH = "--test-fold 3 --set epochs=5"
 STUDIES = {
-    "arms": {  # official folds of UrbanSound8K, grouped folds of FSDKaggle2018; shipped: the runs that made models/
+    "arms": {  # official folds of UrbanSound8K, grouped folds of FSDKaggle2018; shipped: the bundles in models/
         "urbansound8k-shipped": "urbansound8k --folds 3 " + PRETRAINED + " --set soup=3 --out models/urbansound8k",
         "fsdkaggle2018-shipped": "fsdkaggle2018 --folds 5 " + PRETRAINED + " --set soup=3 --out models/fsdkaggle2018",
-        "fsdkaggle2018-scratch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120",  # inner splits liked many passes; see 40_fsdkaggle2018
-        "fsdkaggle2018-scratch-pitch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120 --set pitch=4",  # and pitches, at 60 passes
+        # Many epochs and pitch shifts (at 60 epochs) were better on the inner splits; see 40_fsdkaggle2018
+        "fsdkaggle2018-scratch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120",
+        "fsdkaggle2018-scratch-pitch": "fsdkaggle2018 --folds 5 --arch xresnet_small --set epochs=120 --set pitch=4",
         "fsdkaggle2018-scratch-mn04": "fsdkaggle2018 --folds 5 --out models/run-fsd-scratch " + NOTHING,
-        "urbansound8k-scratch": "urbansound8k --folds 3 --arch xresnet_small --input pcen",  # PCEN: chosen by fold 1 on fold 2 and back
+        # PCEN was chosen by training on fold 1 and testing on fold 2, and vice versa
+        "urbansound8k-scratch": "urbansound8k --folds 3 --arch xresnet_small --input pcen",
         "urbansound8k-scratch-mn04": "urbansound8k --folds 3 " + NOTHING,
         "fsdkaggle2018-held-out": "fsdkaggle2018 --out models/run-fsdkaggle2018 " + PRETRAINED,
         "fold3-by-way-of-fsd": "urbansound8k --test-fold 3 --from models/run-fsdkaggle2018",
@@ -36,7 +42,7 @@ STUDIES = {
         "fold3-from-fsd": "urbansound8k --test-fold 3 --from models/run-fsd-scratch --set epochs=9 --set lr_div=1"
         + HOW,
     },
-    "ablation": {  # {pair}: folds 1 and 2 of UrbanSound8K, each judged by a network that learnt from the other
+    "ablation": {  # {pair}: folds 1 and 2 of UrbanSound8K, each tested with a network trained on the other
         "recipe": "{pair} --folds 2 " + PRETRAINED
     }
     | {
@@ -60,7 +66,7 @@ STUDIES = {
             "another seed": "seed=1",
         }.items()
     },
-    "noisy": {  # wrong labels planted in the training clips of each fold, twice as many marked as unverified
+    "noisy": {  # label noise in the training clips of each fold; twice as many clips are marked as unverified
         "true labels": "fsdkaggle2018 --folds 3 " + PRETRAINED
     }
     | {
@@ -73,7 +79,7 @@ STUDIES = {
             "self-verified": " --set self_verify=1",
         }.items()
     },
-    "representations": {  # {train}: from scratch on folds 1 and 2, fold 3 judged once
+    "representations": {  # from scratch on folds 1 and 2, tested on fold 3
         name: "urbansound8k " + SCRATCH + " " + how
         for name, how in {
             "log-mel": "--arch xresnet_small",
@@ -90,7 +96,7 @@ STUDIES = {
 
 
 def pair_of_folds(data: str) -> Path:
-    "A CSV of the clips in folds 1 and 2 of UrbanSound8K"
+    "Write a CSV of the clips in folds 1 and 2 of UrbanSound8K"
     table, file = read_dataset("urbansound8k", data), Path("runs/urbansound8k-folds-1-2.csv")
     file.parent.mkdir(exist_ok=True)
     table[table.fold.isin([1, 2])].to_csv(file, index=False)
@@ -98,7 +104,7 @@ def pair_of_folds(data: str) -> Path:
 
 
 def run(name: str, study: str, data: str, weights: str) -> None:
-    "Run a row unless its figures are there"
+    "Run a row unless its results exist"
     kept = RESULTS / study / f"{name}.json"
     if kept.exists(): return
     how = STUDIES[study][name].format(weights=weights, pair="runs/urbansound8k-folds-1-2.csv")
@@ -121,7 +127,7 @@ def main() -> None:
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--data", default="data")
     parser.add_argument("--weights", default="data/mn04_as_mAP_432.pt")
-    parser.add_argument("--only", nargs="*", help="rows to run; all if left out")
+    parser.add_argument("--only", nargs="*", help="rows to run (default: all)")
     given = parser.parse_args()
     if given.study == "ablation": pair_of_folds(given.data)
     for name in given.only or STUDIES[given.study]: run(name, given.study, given.data, given.weights)

@@ -1,13 +1,13 @@
-"""Did a change of the code change what the package does? Record before it and after it, then compare:
+"""Check that a change of the code doesn't change the outputs of the package: record before and after, then compare
 
     python benchmarks/unchanged.py record OUT_DIR [--tree DIR] [--bundles DIR] [--no-run]
     python benchmarks/unchanged.py compare OLD_DIR NEW_DIR
 
-`record` runs the package in DIR (left out: the one this script lies in) and writes OUT_DIR/results.json: the options of
-every command, tables of clips, tags, images, out-of-fold answers of short trainings, figures of `audiotag run`. It uses
-the command line and a few names of the library that stay, and works in a folder of its own, for three to four minutes.
-To see that new code reads old bundles, record it with --bundles OLD_TREE/models. `compare` prints a line a check and
-exits with 1 where something differs. Record both on one machine: another processor rounds otherwise.
+`record` runs the package in DIR (default: the repository of this script) and writes OUT_DIR/results.json: the options
+of every command, tables of clips, tags, images, out-of-fold predictions of short trainings, metrics of `audiotag run`.
+It uses the command line and a few stable names of the library, in a temporary folder, and takes three to four minutes.
+To test that new code reads old bundles, record with --bundles OLD_TREE/models. `compare` prints one line per check and
+exits with 1 if something differs. Record both on the same machine, because rounding depends on the processor.
 """
 import argparse
 import hashlib
@@ -62,7 +62,7 @@ main()
 
 
 class Recorder:
-    "Runs the package of a tree in a working folder, on one thread where it computes with torch"
+    "Runs the package of a tree in a working folder, with one thread for torch"
 
     def __init__(self, tree: Path, work: Path):
         self.tree, self.work = tree, work
@@ -73,11 +73,11 @@ class Recorder:
             sys.exit(f"{tree}: another package than the one there was imported; does the folder hold audiotag?")
 
     def plain(self, data: bytes) -> bytes:
-        "Without the names of the folders of this recording"
+        "Replace the paths of this recording"
         return data.replace(str(self.work).encode(), b"WORK").replace(str(self.tree).encode(), b"TREE")
 
     def python(self, code: str, *args: object, expect: int = 0) -> str:
-        "What the code prints; ends the recording where the exit code is not the expected one"
+        "The output of code; ends the recording if the exit code is not the expected one"
         command = [sys.executable, "-c", code, *map(str, args)]
         done = subprocess.run(command, cwd=self.work, env=self.env, capture_output=True, check=False)
         if done.returncode != expect:
@@ -86,11 +86,11 @@ class Recorder:
         return self.plain(done.stdout).decode()
 
     def audiotag(self, *args: object, expect: int = 0) -> str:
-        "What a command prints"
+        "The output of a command"
         return self.python(CLI, *args, expect=expect)
 
     def figures(self, *args: object, expect: int = 0) -> str:
-        "The JSON that a command prints, without what differs from run to run"
+        "The JSON output of a command, without the fields that vary between runs"
         def steady(fields: dict) -> dict: return {name: value for name, value in fields.items() if name not in VARYING}
         return json.dumps(json.loads(self.audiotag(*args, "--json", expect=expect), object_hook=steady))
 
@@ -101,14 +101,14 @@ class Recorder:
 
 
 def odd_sound(rate: int, seconds: float, channels: int) -> np.ndarray:  # (samples, channels)
-    "A wavering tone in noise, another one in each channel, now softer and now louder"
+    "Tones of varying pitch and level with noise, different in each channel"
     time, rng = np.arange(int(rate * seconds)) / rate, np.random.default_rng(0)
     tones = np.stack([np.sin(2 * np.pi * 300 * n * time + 9 * np.sin(5 * time)) for n in range(1, channels + 1)], 1)
     return (tones + 0.1 * rng.standard_normal(tones.shape)) * (0.3 + 0.2 * np.sin(4 * time))[:, None]
 
 
 def make_sounds(recorder: Recorder) -> list[str]:  # 20 files to tag, seen from the working folder
-    "The synthetic set, the files to tag (one is no sound), and a small set of class folders with one bad file"
+    "Write the synthetic datasets, the files to tag (one invalid), and class folders with one invalid file"
     recorder.audiotag("data", "synthetic")
     work, made = recorder.work, recorder.work / "data/synthetic"
     clips, sounds = sorted(made.rglob("*.wav")), work / "sounds"
@@ -127,7 +127,7 @@ def make_sounds(recorder: Recorder) -> list[str]:  # 20 files to tag, seen from 
 
 
 def tags(recorder: Recorder, bundles: Path, files: list[str]) -> dict[str, str]:
-    "What each bundle says of the files: as JSON, as tables, and through the library"
+    "The tags of the files by each bundle: as JSON, as tables, and by the library"
     found, whole = {}, [file for file in files if file != "sounds/broken.wav"]
     for name in BUNDLES:
         model = bundles / name
@@ -141,7 +141,7 @@ def tags(recorder: Recorder, bundles: Path, files: list[str]) -> dict[str, str]:
 
 
 def images(recorder: Recorder) -> dict[str, str]:
-    "Digests of all that `convert` writes, by two front ends"
+    "Digests of the files that `convert` writes, for two front ends"
     for front_end in ("default", "efficientat"):
         for dataset in (*DATASETS, "classes"):
             recorder.audiotag("convert", dataset, "--out", f"images/{front_end}/{dataset}", "--front-end", front_end,
@@ -150,7 +150,7 @@ def images(recorder: Recorder) -> dict[str, str]:
 
 
 def answers(recorder: Recorder) -> dict[str, str]:
-    "Figures, out-of-fold answers and weights of short trainings: from sounds, from images, from a shipped bundle"
+    "Metrics, out-of-fold predictions and weights of short trainings: from audio, images and a shipped bundle"
     ways = {"sounds": [], "images": ["--images", "images/default/classes"],
             "bundle": ["--from", recorder.tree / "models/urbansound8k"]}
     found = {}
@@ -163,7 +163,7 @@ def answers(recorder: Recorder) -> dict[str, str]:
 
 
 def scores(recorder: Recorder) -> dict[str, str]:
-    "Figures of the shipped bundles, and what `data check` finds"
+    "Metrics of the shipped bundles, and the issues that `data check` finds"
     models = recorder.tree / "models"
     found = {f"{name}, out of fold": recorder.figures("evaluate", models / name, "--out-of-fold") for name in BUNDLES}
     found["evaluate"] = recorder.figures("evaluate", models / "urbansound8k", "classes", expect=1)
@@ -172,7 +172,7 @@ def scores(recorder: Recorder) -> dict[str, str]:
 
 
 def record(tree: Path, bundles: Path, with_run: bool) -> dict[str, dict]:  # name of each check: what it found, by name
-    "What the package of a tree does"
+    "Record the outputs of the package of a tree"
     with tempfile.TemporaryDirectory(prefix="audiotag-unchanged-") as folder:
         recorder = Recorder(tree, Path(folder).resolve())
         files = make_sounds(recorder)
@@ -191,14 +191,14 @@ def record(tree: Path, bundles: Path, with_run: bool) -> dict[str, dict]:  # nam
 
 
 def difference(old: object, new: object) -> str:
-    "Where two values begin to differ"
+    "Show where two values start to differ"
     old, new = (value if isinstance(value, str) else json.dumps(value) for value in (old, new))
     start = max(0, len(os.path.commonprefix([old, new])) - 40)
     return f"{old[start:start + 80]!r} became {new[start:start + 80]!r}"
 
 
 def compare(old: dict[str, dict], new: dict[str, dict]) -> bool:  # True where nothing differs
-    "Print a line for each check, and below it the first things that differ"
+    "Print one line per check, and below it the first differences"
     same = True
     for name in dict.fromkeys([*old, *new]):
         before, after = old.get(name, {}), new.get(name, {})
@@ -217,8 +217,8 @@ def main() -> None:
     recording, comparing = commands.add_parser("record"), commands.add_parser("compare")
     recording.add_argument("out", type=Path, metavar="OUT_DIR")
     recording.add_argument("--tree", type=Path, default=Path(__file__).parent.parent, help="the folder of audiotag/")
-    recording.add_argument("--bundles", type=Path, help="bundles to tag with as well; the tree's models/ if left out")
-    recording.add_argument("--no-run", action="store_true", help="leave out `audiotag run`, the longest part")
+    recording.add_argument("--bundles", type=Path, help="bundles to tag with as well (default: models/ of the tree)")
+    recording.add_argument("--no-run", action="store_true", help="skip `audiotag run`, the longest part")
     comparing.add_argument("old", type=Path, metavar="OLD_DIR")
     comparing.add_argument("new", type=Path, metavar="NEW_DIR")
     args = parser.parse_args()

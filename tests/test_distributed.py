@@ -25,14 +25,13 @@ import numpy as np, torch
 from fastai.torch_core import rank_distrib
 from audiotag.audio import AudiotagError
 from audiotag.datasets import read_dataset
-from audiotag.learner import distributed, is_main, local_device
-from audiotag.learner import make_learner
+from audiotag.learner import RunConfig, distributed, is_main, local_device, make_learner
 from audiotag.recipe import Recipe
 data, out = sys.argv[1:]
 torch.set_num_threads(1)
 table = read_dataset("urbansound8k", data)
 table = table.assign(split=np.where(table.fold <= 2, "valid", "train"))
-learn = make_learner(table, Recipe(arch="xresnet_small", crop_seconds=1.0, bs=16, seed=3), device=local_device())
+learn = make_learner(table, Recipe(arch="xresnet_small", crop_seconds=1.0, bs=16, seed=3), RunConfig(device=local_device()))
 drawn = []
 create = learn.dls.train.create_item
 learn.dls.train.create_item = lambda i: (drawn.append(i), create(i))[1]

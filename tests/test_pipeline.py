@@ -60,6 +60,7 @@ def test_a_second_run_says_what_it_reused(ran, home):
 def test_shuffled_labels_teach_nothing(ran, home):
     from audiotag.cli import SYNTHETIC
     from audiotag.datasets import assign_splits, read_dataset
+    from audiotag.learner import RunConfig
     from audiotag.mel import SpectrogramConfig
     from audiotag.recipe import recipe_for
     from audiotag.training import train
@@ -68,13 +69,9 @@ def test_shuffled_labels_teach_nothing(ran, home):
     rng = np.random.default_rng(0)
     table.loc[learnt, "label"] = rng.permutation(table.label[learnt].to_numpy())
     recipe = recipe_for({"crop_seconds": "2", "bs": "16", "epochs": "10"}, len(table))
-    figures = train(
-        table,
-        recipe,
-        images=home / "data" / "synthetic-images" / "fsdkaggle2018",
-        config=SpectrogramConfig(**SYNTHETIC),
-        device="cpu",
-    )["metrics"]
+    images = home / "data" / "synthetic-images" / "fsdkaggle2018"
+    run = RunConfig(images=images, config=SpectrogramConfig(**SYNTHETIC), device="cpu")
+    figures = train(table, recipe, run=run)["metrics"]
     assert (
         figures["split"] == "test" and figures["accuracy"] < 0.25
     )  # 12 classes: chance is 0.083, and 0.25 is six standard deviations above

@@ -171,10 +171,10 @@ def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
         }
     ).assign(fold=pd.NA)
     monkeypatch.setattr(training, "fit", lambda *_: [])
-    monkeypatch.setattr(training, "learnt_means", lambda model, table, *_: remembered.append(table))
+    monkeypatch.setattr(training, "compute_class_means", lambda model, table, *_: remembered.append(table))
     monkeypatch.setattr(
         training,
-        "ask",
+        "predict_heldout",
         lambda model, table, *_: (
             asked.append(table) or HeldOutPredictions(np.zeros((len(table), 2)), np.zeros(len(table), int))
         ),
@@ -182,10 +182,10 @@ def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
     for recipe in (training.Recipe(), training.Recipe(patience=3), training.Recipe(patience=3, wrong_labels=0.3)):
         seen, asked, remembered = [], [], []
         monkeypatch.setattr(
-            training, "begin", lambda table, *_, seen=seen: seen.append(table) or type("L", (), {"model": None})
+            training, "make_learner", lambda table, *_, seen=seen, **__: seen.append(table) or type("L", (), {"model": None})
         )
         folded = training.assign_folds(table, 4)
-        for fold in (1, 2, 3, 4): training.predict_fold(folded, recipe, fold, ["a", "b"])
+        for fold in (1, 2, 3, 4): training.predict_fold(folded, recipe, fold, ["a", "b"], training.RunConfig())
         for learnt, held, means in zip(seen, asked, remembered, strict=True):
             assert set(means.source_id) <= set(learnt.source_id[learnt.split == "train"])
             assert not set(learnt.source_id) & set(held.source_id)
