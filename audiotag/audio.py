@@ -11,6 +11,7 @@ __all__ = ['Source', 'MAGIC', 'SUFFIXES', 'STILLS', 'BLOCK', 'Decoded', 'MAX_LEV
 import io
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from .core import AudiotagError
+from .core import AudiotagError, list_files, one_line
 
 # %% ../nbs/02_audio.ipynb #edad85f6
 class AudioError(AudiotagError):
@@ -357,13 +358,14 @@ def read_clip(source: Source, # Path, bytes, open file or (samples, rate)
 
 def find_audio(folder: str|Path # Searched with all folders in it
     ) -> list[Path]:  # Sorted
-    "Sound files by their ending, in any case, or else by their first bytes; hidden files and folders are left out; raises `AudioError`"
+    "Audio files by suffix or else by file signature, links followed; folders that can't be listed; raises `AudioError`"
     folder = Path(folder)
     if not folder.is_dir(): raise AudioError(f"{folder.name or folder} is not a folder: check the path")
-    visible = (
-        p for p in sorted(folder.rglob("*")) if not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
-    return [p for p in visible if os.path.isfile(p) and (p.suffix.lower() in SUFFIXES or _may_be_sound(p))]
+    listing = list_files(folder)
+    if names := ", ".join(listing.special[:3]):
+        warnings.warn(f"{folder.name}: skipped {len(listing.special)} pipes or devices ({one_line(names)})", stacklevel=2)
+    sounds = [p for p in map(folder.joinpath, listing.files) if p.suffix.lower() in SUFFIXES or _may_be_sound(p)]
+    return sorted([*sounds, *map(folder.joinpath, listing.closed)])
 
 def _may_be_sound(path: Path) -> bool:
     "By its first bytes; a file that can't be opened may be one: who reads it later names it"

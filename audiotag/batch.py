@@ -142,14 +142,9 @@ def write_jsonl(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
 
 
 def write_kaggle(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
-    "fname, and up to `top` labels separated by spaces (none for a file that can't be used)"
-    _csv_lines(
-        chain(
-            [("fname", "label")],
-            ((Path(_text(row["path"])).name, " ".join(label for label, _ in row["tags"])) for row in rows),
-        ),
-        file,
-    )
+    "fname, and up to `top` labels, spaces in them as underscores, separated by spaces (none for a failed file)"
+    labels = lambda row: " ".join("_".join(label.split()) for label, _ in row["tags"])
+    _csv_lines(chain([("fname", "label")], ((Path(_text(row["path"])).name, labels(row)) for row in rows)), file)
 
 
 def write_parquet(rows: Iterable[Row], file: BinaryIO, top: int) -> None:

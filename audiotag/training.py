@@ -119,8 +119,10 @@ def _check_split(table: pd.DataFrame, labels: list[str], multilabel: bool) -> No
             f"no training clip is {lost[0]!r}, and others are: leave its clips out, or hold out another fold"
         )
     if not (table.split == "valid").any():
+        if (table.groupby("label").source_id.nunique() > 1).any():
+            raise TrainingError("no validation clips: nothing is held out; split the table with hold_out")
         raise TrainingError(
-            "no clip is left to validate on, as every label has one recording only: add clips of other recordings"
+            "no clip is left to validate on, as every label has one recording only; add clips of other recordings"
         )
 
 
@@ -401,7 +403,7 @@ def run_dir(
         run.images and Path(run.images, "clips.csv"),
     ]
     settings = {k: v for k, v in recipe.active_settings().items() if k != "rejection"}
-    clips = table[["clip_id", "label", "fold", "start", "end"]].astype(str).values.tolist()
+    clips = table[["clip_id", "label", "split", "fold", "source_id", "start", "end"]].astype(str).values.tolist()
     files = [_file_state(file) if file else None for file in [*table.path, *inputs]]
     digest = hashlib.sha256(json.dumps([settings, what, files, clips]).encode()).hexdigest()
     folder = Path(run.runs) / f"{recipe.arch}-{digest[:12]}"

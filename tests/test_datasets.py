@@ -1,6 +1,9 @@
-"""What notebook cells can't test: complete official layouts, large tables, links and permissions, new processes"""
+"""What a notebook cell can't test: complete official layouts, scale, links and permissions, fresh processes"""
 
 import os
+import random
+import re
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -25,6 +28,7 @@ from audiotag.datasets import (
     read_folder,
     read_fsdkaggle2018,
     read_urbansound8k,
+    split_labels,
 )
 
 
@@ -45,8 +49,11 @@ def official(root, clips=60):
     labels = ["Hi-hat", "Cello", "Gong"]
     train = [f"{i:08x}.wav,{labels[i % 3]},{int(i % 5 < 2)},{1000+i//2},Attribution" for i in range(clips)]
     text(meta/"train_post_competition.csv", ["fname,label,manually_verified,freesound_id,license", *train, train[7]])
-    test = ["f0.wav,Cello,Public,1", "f1.wav,Gong,Private,2", "f2.wav,None,Ignored,3"]
-    test = [f"{row},Attribution" for row in test]
+    test = [
+        "f0.wav,Cello,Public,1,Attribution",
+        "f1.wav,Gong,Private,2,Attribution",
+        "f2.wav,None,Ignored,3,Attribution",
+    ]
     text(meta/"test_post_competition_scoring_clips.csv", ["fname,label,usage,freesound_id,license", *test])
     for i in range(clips-1): sound(root/f"FSDKaggle2018.audio_train/{i:08x}.wav")
     for i in range(3): sound(root/f"FSDKaggle2018.audio_test/f{i}.wav")
@@ -55,8 +62,9 @@ def official(root, clips=60):
 
 
 def test_every_fault_is_counted_once(tmp_path):
-    message = "1 file not there .*; 1 file without a label .*; 1 name given again"
-    with pytest.warns(DatasetWarning, match=message) as caught:
+    with pytest.warns(
+        DatasetWarning, match="1 missing file .*; 1 file without a label .*; 1 duplicate file name"
+    ) as caught:
         table = read_fsdkaggle2018(official(tmp_path))
     assert caught[0].filename == __file__ # the warning points at the caller
     report = table.attrs["report"]
@@ -81,8 +89,10 @@ def test_official_test_set_is_never_split(tmp_path):
 
 def test_kaggles_own_files(tmp_path):
     text(tmp_path/"train.csv", ["fname,label,manually_verified", "00044347.wav,Hi-hat,0", "001ca53d.wav,Saxophone,1"])
-    test = ["fname,label,usage,freesound_id,license", "a.wav,None,Ignored,1,x", "b.wav,Oboe,Private,2,x"]
-    text(tmp_path/"test_post_competition.csv", test)
+    text(
+        tmp_path / "test_post_competition.csv",
+        ["fname,label,usage,freesound_id,license", "a.wav,None,Ignored,1,x", "b.wav,Oboe,Private,2,x"],
+    )
     for name in ("audio_train/00044347.wav", "audio_train/001ca53d.wav", "audio_test/a.wav", "audio_test/b.wav"):
         sound(tmp_path / name)
     table = read_dataset(tmp_path)
@@ -102,8 +112,14 @@ def test_looped_urban_clip_is_cut_to_its_true_length(tmp_path):
 
 
 def test_esc50_flags_esc10(tmp_path):
-    rows = ["1-1-A-0.wav,1,0,dog,True,1,A", "5-2-B-4.wav,5,4,frog,False,2,B"]
-    text(tmp_path/"meta/esc50.csv", ["filename,fold,target,category,esc10,src_file,take", *rows])
+    text(
+        tmp_path / "meta/esc50.csv",
+        [
+            "filename,fold,target,category,esc10,src_file,take",
+            "1-1-A-0.wav,1,0,dog,True,1,A",
+            "5-2-B-4.wav,5,4,frog,False,2,B",
+        ],
+    )
     for name in ("1-1-A-0", "5-2-B-4"): sound(tmp_path/f"audio/{name}.wav")
     table = read_esc50(tmp_path)
     assert table.esc10.tolist() == [True, False] and table.fold.tolist() == [1, 5]
@@ -112,22 +128,22 @@ def test_esc50_flags_esc10(tmp_path):
 
 @pytest.mark.parametrize("read,make,says", [
     (read_folder, lambda p: p.write_text("x"), "is not a folder"),
-    (read_folder, lambda p: None, "is not there"),
-    (read_folder, lambda p: p.mkdir(), "holds no sound files"),
-    (read_folder, lambda p: sound(p/"a.wav"), "no folders"),
+    (read_folder, lambda p: None, "not found"),
+    (read_folder, lambda p: p.mkdir(), "holds no audio files"),
+    (read_folder, lambda p: sound(p/"a.wav"), "no class folders"),
     (read_fsdkaggle2018, lambda p: p.mkdir(), "has no train_post_competition.csv"),
     (read_urbansound8k, lambda p: p.mkdir(), "has no metadata/UrbanSound8K.csv"),
     (read_esc50, lambda p: p.mkdir(), "has no meta/esc50.csv"),
-    (read_csv, lambda p: None, "is not there"),
+    (read_csv, lambda p: None, "not found"),
     (read_csv, lambda p: p.mkdir(), "can't be read as a CSV"),
     (read_csv, lambda p: p.write_bytes(b""), "can't be read as a CSV"),
-    (read_csv, lambda p: p.write_bytes(b"\xff\xfe\x00\x01"*9), "can't be read as a CSV"),
+    (read_csv, lambda p: p.write_bytes(b"fname,label\n\xff\x00\n"), "can't be read as a CSV"),
     (read_csv, lambda p: p.write_text('fname,label\n"a.wav,dog\n'), "can't be read as a CSV"),
     (read_csv, lambda p: p.write_text("fname,label\n"), "no rows"),
     (read_csv, lambda p: p.write_text("file,tags\na.wav,dog\n"), "no column label"),
-    (read_csv, lambda p: p.write_text("fname,label\nnothing.wav,dog\n"), "0 clips; 1 file not there"),
+    (read_csv, lambda p: p.write_text("fname,label\nnothing.wav,dog\n"), "0 clips; 1 missing file"),
     (read_csv, lambda p: p.write_text("fname,label,fold\na.wav,dog,one\n"), "column fold says 'one'"),
-    (read_csv, lambda p: p.write_text("fname,label,split\na.wav,dog,dev\n"), "column split says 'dev'"),
+    (read_csv, lambda p: p.write_text("fname,label,split\na.wav,dog,extra\n"), "column split says 'extra'"),
 ])
 def test_unusable_input_gets_one_line(tmp_path, read, make, says):
     path = tmp_path/"set.csv"
@@ -172,8 +188,10 @@ def test_names_that_no_table_can_hold(tmp_path):
     sound(tmp_path/"dog/1.wav")
     try: (tmp_path/"dog/1.wav").rename(tmp_path/"dog"/os.fsdecode(b"caf\xe9.wav"))
     except OSError: pytest.skip("this file system takes UTF-8 only")
-    message = r"1 sound files have a path that is no UTF-8 \(.*caf\\xe9.wav \.\.\.\): rename"
-    with pytest.raises(DatasetError, match=message): read_folder(tmp_path)
+    with pytest.raises(
+        DatasetError, match=r"the path .*caf\\xe9.wav is not UTF-8 \(1 in all\); rename"
+    ):
+        read_folder(tmp_path)
 
 
 def test_folder_and_find_audio_agree(tmp_path):
@@ -186,7 +204,7 @@ def test_folder_and_find_audio_agree(tmp_path):
 
 def test_same_name_in_two_classes_is_said_and_kept(tmp_path):
     for name in ("dog/1.wav", "cat/1.wav", "cat/2.wav"): sound(tmp_path/name)
-    with pytest.warns(DatasetWarning, match="2 names given again"): table = read_folder(tmp_path)
+    with pytest.warns(DatasetWarning, match="2 duplicate file names"): table = read_folder(tmp_path)
     assert len(table) == 3 and table.clip_id.is_unique
     split = assign_splits(table, valid=.4)
     assert split.groupby("source_id").split.nunique().max() == 1 # the two are taken for one source
@@ -198,7 +216,8 @@ def test_names_the_library_knows(tmp_path):
     with pytest.raises(DatasetError, match="audiotag data urbansound8k"): read_dataset("urbansound8k", data=tmp_path)
     with pytest.raises(DatasetError, match="audiotag data synthetic"):
         read_dataset("synthetic-urbansound8k", data=tmp_path)
-    with pytest.raises(DatasetError, match="no data set, folder or CSV"): read_dataset("urbansound9k", data=tmp_path)
+    with pytest.raises(DatasetError, match="'urbansound9k' not found; use one of"):
+        read_dataset("urbansound9k", data=tmp_path)
 
 
 def test_table_survives_csv_and_parquet(tmp_path):
@@ -215,15 +234,18 @@ def test_table_survives_csv_and_parquet(tmp_path):
 
 def test_splits_are_the_same_in_a_fresh_process(tmp_path):
     for i in range(40): sound(tmp_path/f"{'ab'[i % 2]}/{i}.wav")
-    code = (
-        "import sys; from audiotag.datasets import *; "
-        "print(''.join(s[0] for s in assign_splits(read_folder(sys.argv[1]), seed=3).split))"
-    )
-    runs = []
-    for seed in "12":
-        env = os.environ | {"PYTHONHASHSEED": seed}
-        command = [sys.executable, "-c", code, str(tmp_path)]
-        runs.append(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
+    code = "import sys; from audiotag.datasets import *; table = assign_splits(read_folder(sys.argv[1]), seed=3)\n"
+    code += "print(''.join(s[0] for s in table.split))"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": h},
+        ).stdout
+        for h in "12"
+    ]
     assert runs[0] == runs[1] and 6 <= runs[0].count("v") <= 10
 
 
@@ -283,15 +305,354 @@ def test_min_clips_counts_what_can_be_trained_on():
 
 
 def test_reading_rows_needs_no_torch():
-    code = (
-        "import sys, audiotag.datasets; "
-        "sys.exit(' '.join(m for m in ('torch', 'librosa', 'matplotlib', 'sklearn') if m in sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == ""
+    code = "import sys, audiotag.datasets\n"
+    code += "print(*(m for m in ('torch', 'librosa', 'matplotlib', 'sklearn') if m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 def test_aliases_do_not_clobber(tmp_path):
     "A CSV with both fname and path, or label and class, keeps the first of each under its own name"
     rows = read_rows(text(tmp_path/"two.csv", ["fname,path,label,class", "a.wav,z.wav,dog,animal"]))
     assert (rows.fname[0], rows.path[0], rows.label[0], rows["class"][0]) == ("a.wav", "z.wav", "dog", "animal")
+
+
+def said(read, *args, **kwargs):
+    "What a reader returns, and its warnings as one text"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = read(*args, **kwargs)
+    messages = [str(w.message) for w in caught if issubclass(w.category, DatasetWarning)]
+    assert not any("\n" in message for message in messages)
+    return table, " | ".join(messages)
+
+
+def layout(root, *folders):
+    for i, folder in enumerate(folders): sound(root/folder/f"{i}.wav")
+    return root
+
+
+FORMS = ["{split}/{label}", "audio/{split}/{label}", "{split}/clips/{label}", "{label}/{split}"]
+
+@pytest.mark.parametrize("names", [
+    ("train", "dev", "eval"), ("train", "validation", "testing"), ("Train", "VAL", "Test"),
+    ("train_set", "val-set", "test set"), ("audio_train", "audio_valid", "audio_test"),
+    ("TrainSet", "DevSet", "TestSet"), ("esc.train", "esc.val", "esc.holdout"),
+])
+@pytest.mark.parametrize("form", FORMS)
+def test_split_folders_are_splits(tmp_path, names, form):
+    folders = [form.format(split=split, label=label) for split in names for label in ("cat", "dog")]
+    table, text = said(read_dataset, layout(tmp_path, *folders))
+    assert (table.label.tolist(), text) == (["cat", "dog"]*3, "") or form == "{label}/{split}"
+    assert {*zip(table.label, table.split)} == {(a, b) for a in ("cat", "dog") for b in ("train", "valid", "test")}
+    assert table.groupby("split").path.count().tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("folders, expected", [
+    (("dev/cat", "dev/dog", "eval/cat"), {("cat", "train"), ("dog", "train"), ("cat", "test")}), # DCASE
+    (("training/a", "testing/a"), {("a", "train"), ("a", "test")}),
+    (("train", "bus"), {("train", "train"), ("bus", "train")}), # vehicles
+    (("train/train", "train/bus", "test/bus"), {("train", "train"), ("bus", "train"), ("bus", "test")}),
+    (("set/audio/cat", "set/audio/dog"), {("cat", "train"), ("dog", "train")}),
+    (("cat/home", "dog/park"), {("cat", "train"), ("dog", "train")}),
+])
+def test_folders_that_are_splits_or_wrappers(tmp_path, folders, expected):
+    table, text = said(read_dataset, layout(tmp_path, *folders))
+    assert ({*zip(table.label, table.split)}, text) == (expected, "")
+
+
+def test_fold_folders_are_folds(tmp_path):
+    table, _ = said(read_dataset, layout(tmp_path, "fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"))
+    assert table.label.tolist() == ["cat", "dog"]*2 and table.fold.tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("folders, message", [
+    (("train", "test"), "the folders test, train are splits or folds without class folders"),
+    (("fold1", "fold2"), "are splits or folds without class folders"),
+    (("train/cat", "test/cat", "noise"), "the folders test, train are splits, but noise is not; move it"),
+])
+def test_split_folders_that_hold_no_classes(tmp_path, folders, message):
+    with pytest.raises(DatasetError, match=message): read_dataset(layout(tmp_path, *folders))
+
+
+@pytest.mark.parametrize("folders, message", [
+    (("a/cat", "a/dog", "b/cat", "b/dog"), "the labels a, b have the same folders \\(cat, dog\\)"),
+    (("pets/cat", "pets/dog"), "all clips are in 'pets', so the labels are its folders"),
+])
+def test_folders_that_can_be_read_in_two_ways_are_reported(tmp_path, folders, message):
+    with pytest.warns(DatasetWarning, match=message): read_dataset(layout(tmp_path, *folders))
+
+
+def table_of(folder, header, *rows, files="abcd", **kwargs):
+    for name in files: sound(folder/f"{name}.wav")
+    return said(read_dataset, text(folder/"t.csv", [header, *rows]), **kwargs)
+
+
+@pytest.mark.parametrize("header, cells", [
+    ("is_valid", ("0", "1", "False", "True")), ("Is Valid", ("no", "yes", "", "YES")),
+    ("split", ("train", "dev", "Train", "valid")),
+    ("Subset", ("training", "validation", "train", "val")), ("part", ("train", "val", "train", "val")),
+    ("set", ("train_set", "dev_set", "", "dev_set")), ("fold", ("train", "valid", "train", "valid")),
+    ("data split", ("trn", "dev", "trn", "dev")),
+])
+def test_split_columns(tmp_path, header, cells):
+    table, warned = table_of(
+        tmp_path, f"fname,label,{header}", *(f"{f}.wav,x,{cell}" for f, cell in zip("abcd", cells))
+    )
+    assert (table.split.tolist(), warned) == (["train", "valid", "train", "valid"], "") and table.fold.isna().all()
+
+
+def test_split_folders_in_a_csv(tmp_path):
+    table, _ = table_of(tmp_path, "fname,label", "train/a.wav,x", "test/b.wav,x", files=("train/a", "test/b"))
+    assert table.split.tolist() == ["train", "test"]
+
+
+@pytest.mark.parametrize("header, cells, expected", [
+    ("start,end", "1,2", (1, 2)), ("start_time,end_time", "1,2", (1, 2)), ("onset,offset", "1,2", (1, 2)),
+    ("Begin Time (s),End Time (s)", "1,2", (1, 2)), ("Start (s),End (s)", "1,2", (1, 2)),
+    ("t_start,t_end", "1,2", (1, 2)),
+    ("start_ms,end_ms", "1500,2000", (1.5, 2)), ("startTime,endTime", "1,2", (1, 2)),
+    ("offset,duration", "1,2", (1, 3)),
+    ("segment start [sec],segment stop [sec]", "1,2", (1, 2)), ("start,duration", "1,.5", (1, 1.5)),
+])
+def test_time_columns(tmp_path, header, cells, expected):
+    table, warned = table_of(tmp_path, f"fname,label,{header}", f"a.wav,x,{cells}", files="a")
+    assert ((table.start[0], table.end[0]), warned) == (expected, "")
+
+
+def test_columns_that_are_not_understood_are_named(tmp_path):
+    _, warned = table_of(tmp_path, "fname,label,start_sample,train_or_test", "a.wav,x,100,test", files="a")
+    assert "column 'start_sample' is not used; rename it start" in warned and "'train_or_test' is not used" in warned
+
+
+def test_start_without_end_lasts_until_the_next_start(tmp_path):
+    rows = ("a.wav,x,2", "a.wav,y,0", "a.wav,z,0", "b.wav,x,1")
+    table, warned = table_of(tmp_path, "fname,label,start", *rows, files="ab")
+    assert table.label.tolist() == ["x", "y, z", "x"] and table.clip_id.is_unique
+    assert table.start.tolist() == [2, 0, 1] and table.end.isna().tolist() == [True, False, True] and table.end[1] == 2
+    assert "without a column end, each part lasts until the next start" in warned
+
+
+def test_long_form_keeps_all_labels(tmp_path):
+    rows = [f"{f}.wav,{label}" for f in "abcd" for label in ("rain", "wind")]
+    table, warned = table_of(tmp_path, "fname,label", *rows)
+    assert table.label.tolist() == ["rain, wind"]*4 and table.attrs["report"].joined_rows == 4
+    assert "several labels, such as 'rain, wind'; pass --multilabel" in warned
+    assert table_of(tmp_path, "fname,label", *rows, multilabel=True)[1] == ""
+    table, warned = table_of(tmp_path, "fname,label,split", "a.wav,rain,train", "a.wav,wind,test", files="a")
+    assert (
+        table.label.tolist() == ["rain, wind"] and "1 duplicate file name" in warned
+    )  # in two splits: the first counts
+
+
+@pytest.mark.parametrize("label", ["rain;wind", "rain|wind", '"rain, wind"', "\"['rain', 'wind']\""])
+def test_lists_of_labels(tmp_path, label):
+    table, warned = table_of(tmp_path, "fname,label", f"a.wav,{label}", "b.wav,rain", "c.wav,wind", "d.wav,rain")
+    assert split_labels(table.label[0]) == ("rain", "wind") and "pass --multilabel" in warned
+
+
+@pytest.mark.parametrize("content", [
+    "fname, label\na.wav, x\n", "Filename,LABEL\na.wav,x\n", "File Name;Class Name\na.wav;x\n",
+    "\ufefffile_name\tlabels\na.wav\tx\n",
+    "sep=;\nfname;label\na.wav;x\n", "# by hand\nfname,label\na.wav,x\n", "# YTID, positive_labels\na.wav, x\n",
+    "'fname','label'\n'a.wav','x'\n", '"fname" , "label"\n"a.wav" , "x"\n', "fname,label\na,x\n",
+    "fname|label\na.wav|x\n",
+    "Begin File\tSpecies\na.wav\tx\n", "filename,primary_label\na.wav,x\n", "\n\nfname,label\r\n\r\na.wav,x\r\n",
+])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_headers_as_people_write_them(tmp_path, content, encoding):
+    sound(tmp_path/"a.wav")
+    (tmp_path/"t.csv").write_text(content, encoding=encoding, newline="")
+    table, warned = said(read_dataset, tmp_path/"t.csv")
+    assert (table.label.tolist(), table.clip_id.tolist(), warned) == (["x"], ["a"], "")
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="more cells than its header"):
+        table_of(tmp_path, "fname,label", "a.wav,x,", "b.wav,y,")
+
+
+@pytest.mark.parametrize("audio, table, named", [
+    ("", "labels.csv", ""), ("audio/", "labels.csv", ""), ("audio/", "meta/labels.csv", ""),
+    ("audio/", "meta/labels.csv", "meta/labels.csv"),
+    ("audio/", "audio.csv", "audio"), ("audio/", "audio.csv", "audio.csv"), ("wavs/", "labels.tsv", "labels.tsv"),
+    ("cat/", "a.csv", ""),
+])
+def test_a_csv_inside_or_beside_a_folder(tmp_path, audio, table, named):
+    for name in "abcd": sound(tmp_path/f"set/{audio}{name}.wav")
+    text(tmp_path/"set"/table, ["fname,label,split", "a.wav,x,train", "b.wav,y,train", "c.wav,x,test", "d.wav,y,test"])
+    found, warned = said(read_dataset, tmp_path/"set"/named)
+    assert (found.label.tolist(), found.split.tolist(), warned) == (["x", "y"]*2, ["train"]*2 + ["test"]*2, "")
+
+
+def test_a_csv_for_each_split(tmp_path):
+    for name in ("train/a", "test/b"): sound(tmp_path/f"{name}.wav")
+    for split, name in (("train", "a"), ("test", "b")):
+        text(tmp_path / split / "metadata.csv", ["file_name,label", f"{name}.wav,x"])
+    table, _ = said(read_dataset, tmp_path)
+    assert dict(zip(table.clip_id, table.split)) == {"train/a": "train", "test/b": "test"}
+
+
+def test_a_csv_that_contradicts_the_class_folders_is_reported(tmp_path):
+    layout(tmp_path, "cat", "dog")
+    text(tmp_path/"t.csv", ["fname,label", "cat/0.wav,lion", "dog/1.wav,wolf"])
+    with pytest.warns(DatasetWarning, match="the labels are those in t.csv, not the folders"):
+        table = read_dataset(tmp_path)
+    assert table.label.tolist() == ["lion", "wolf"]
+    text(tmp_path/"u.csv", ["fname,label", "cat/0.wav,lion", "dog/1.wav,wolf"])
+    with pytest.warns(DatasetWarning, match="not those in t.csv, u.csv"):
+        assert read_dataset(tmp_path).label[0] == "cat"
+
+
+def test_train_and_tag_see_the_same_files(tmp_path, monkeypatch):
+    "Linked folders, odd and missing suffixes, links to nothing, pipes, folders without permission: all found or named"
+    root = tmp_path/"set"
+    for name in ("cat/1.wav", "cat/2.WAV", "dog/3", "dog/4.bin", "dog/deep/5.wav", "locked/6.wav"): sound(root/name)
+    sound(tmp_path/"elsewhere/7.wav")
+    (root/"bird").symlink_to(tmp_path/"elsewhere")
+    (root/"cat/gone.wav").symlink_to(tmp_path/"nothing.wav")
+    text(root/"cat/notes.txt", ["x"])
+    os.mkfifo(root/"cat/pipe.wav")
+    scandir = os.scandir
+    def closed(path):
+        if os.fspath(path).endswith("locked"): raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", closed)
+    table, warned = said(read_dataset, root)
+    assert {"bird/7", "cat/1", "cat/2", "dog/3", "dog/4", "dog/deep/5"} == set(table.clip_id)
+    report = table.attrs["report"]
+    assert (report.missing_files, report.other_files) == (("cat/gone.wav",), ("cat/notes.txt",))
+    assert report.skipped_files == ("cat/pipe.wav", "locked")
+    for name in ("cat/gone.wav", "cat/pipe.wav", "locked"): assert name in warned
+    with pytest.warns(UserWarning, match=r"skipped 1 pipes or devices \(cat/pipe.wav\)"):
+        found = {str(p.relative_to(root)) for p in find_audio(root)}
+    assert found >= {str(os.path.relpath(p, root)) for p in table.path} | {"cat/gone.wav", "locked"}
+
+
+def test_pipes_and_devices_never_hang(tmp_path):
+    os.mkfifo(tmp_path/"pipe.wav")
+    (tmp_path/"null.wav").symlink_to("/dev/null")
+    signal.alarm(20)
+    try:
+        table, _ = table_of(tmp_path, "fname,label", "a.wav,x", "pipe.wav,y", "null.wav,y", files="a")
+        assert table.label.tolist() == ["x"] and table.attrs["report"].skipped_files == ("null.wav", "pipe.wav")
+        for path in (tmp_path/"pipe.wav", "/dev/null"):
+            with pytest.raises(DatasetError, match="is not a folder or a regular file"): read_dataset(path)
+        os.mkfifo(tmp_path/"labels.csv")
+        with pytest.raises(DatasetError, match="can't be read as a CSV .it is not a regular file"):
+            read_csv(tmp_path / "labels.csv")
+    finally: signal.alarm(0)
+
+
+@pytest.mark.parametrize("arguments, name", [
+    ({"name_or_path": None}, "name_or_path"), ({"name_or_path": 3}, "name_or_path"),
+    ({"name_or_path": b"x"}, "name_or_path"),
+    ({"name_or_path": ["a"]}, "name_or_path"), ({"name_or_path": pd.DataFrame()}, "name_or_path"),
+    ({"name_or_path": ""}, "name_or_path"),
+    ({"name_or_path": "a\0b"}, "name_or_path"), ({"data": 1}, "data"), ({"group": 1}, "group"),
+    ({"multilabel": "yes"}, "multilabel"),
+])
+def test_wrong_arguments_are_named(arguments, name):
+    with pytest.raises(AudiotagError, match=f"^{name} must be "): read_dataset(**{"name_or_path": "x"} | arguments)
+
+
+CUT = [f"{label}/{label}{r}{end}" for label in ("cat", "dog") for r in range(2) for end in ("_000", "_001")]
+
+@pytest.mark.parametrize("stems", [
+    CUT, [s.replace("_000", "-A").replace("_001", "-B") for s in CUT], [s.replace("_", "_chunk") for s in CUT],
+    [s.replace("_00", ".") for s in CUT], [s.replace("_00", "_0_") for s in CUT],
+    [s.replace("_00", " (") + ")" for s in CUT],
+    ["cat/rec0_000", "cat/rec0_001", "dog/rec1_000", "dog/rec1_001"],
+])
+def test_clips_of_one_recording_are_noticed_and_grouped(tmp_path, stems):
+    for stem in stems: sound(tmp_path/f"{stem}.wav")
+    _, warned = said(read_dataset, tmp_path)
+    group = re.search("seem to be cut from . recordings .*; pass --group '(.+)' to train", warned)[1]
+    table, warned = said(read_dataset, tmp_path, group=group)
+    assert warned == "" and table.groupby("source_id").size().tolist() == [2]*(len(stems)//2)
+    if len(stems) > 4: assert assign_splits(table, valid=.5).groupby("source_id").split.nunique().max() == 1
+
+
+@pytest.mark.parametrize("stems", [
+    [f"{label}/{label}_{i:03}" for label in ("cat", "dog") for i in range(9)],
+    [f"{label}/{i}" for label in "ab" for i in range(9)],
+    [f"{label}/{label}{i}" for label in "ab" for i in range(9)], [f"{'ab'[i % 2]}/{i * 7919:08x}" for i in range(20)],
+    [f"{split}/{label}/{label}{split}_{k}" for split in ("train", "test") for label in "ab" for k in range(4)],
+])
+def test_single_recordings_are_not_suspected(tmp_path, stems):
+    for stem in stems: sound(tmp_path/f"{stem}.wav")
+    assert "cut from" not in said(read_dataset, tmp_path)[1]
+
+
+def test_group_from_folders_and_its_errors(tmp_path):
+    for name in ("cat/r1/a", "cat/r1/b", "cat/r2/c", "dog/r3/d"): sound(tmp_path/f"{name}.wav")
+    assert read_dataset(tmp_path, group=r"/(r\d)/").source_id.tolist() == ["r1", "r1", "r2", "r3"]
+    with pytest.warns(DatasetWarning, match="matches 2 of 4 file names, but not c.wav"):
+        assert read_dataset(tmp_path, group="[ab]").source_id.tolist() == ["a", "b", "c", "d"]
+    with pytest.raises(DatasetError, match="--group 'z' matches 0 of 4 file names"): read_dataset(tmp_path, group="z")
+    with pytest.raises(DatasetError, match=r"--group '\(' is not a regular expression"):
+        read_dataset(tmp_path, group="(")
+
+
+def test_train_passes_group_and_multilabel(tmp_path, capsys):
+    from audiotag.cli import load_clips
+    for i in range(4): sound(tmp_path/f"{'ab'[i % 2]}{i // 2}_{i}.wav")
+    path = text(
+        tmp_path / "t.csv", ["fname,label", *(f"{'ab'[i % 2]}{i // 2}_{i}.wav,{'xy'[i % 2]};z" for i in range(4))]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DatasetWarning)
+        table = load_clips(str(path), tmp_path, 2, True, None, "^(.)")
+    assert table.source_id.tolist() == ["a", "b", "a", "b"]
+
+
+@pytest.mark.slow
+def test_odd_csvs_are_read_or_refused_in_one_line(tmp_path):
+    rng = random.Random(0)
+    heads = [
+        "split",
+        "fold",
+        "start",
+        "end",
+        "verified",
+        "source_id",
+        "clip_id",
+        "is_valid",
+        "onset",
+        "offset",
+        "subset",
+        "",
+        "label",
+    ]
+    cells = [
+        "a.wav",
+        "",
+        "nan",
+        "inf",
+        "-1",
+        "1e400",
+        "1",
+        "2.5",
+        "a;b",
+        "train",
+        "dev",
+        "True",
+        "x" * 300,
+        "\0",
+        "é",
+        "\n",
+        '"',
+        "# x",
+        "😀",
+    ]
+    for name in ("a", "b", "c/d"): sound(tmp_path/f"{name}.wav")
+    for _ in range(200):
+        names, sep = ["fname", "label", *rng.choices(heads, k=rng.randint(0, 4))], rng.choice(",;\t|")
+        rows = [
+            [rng.choice(["a.wav", "b.wav", "c/d.wav"]), *rng.choices(cells, k=len(names) - 1)]
+            for _ in range(rng.randint(0, 6))
+        ]
+        raw = bytearray("\n".join(map(sep.join, [names, *rows])).encode())
+        for _ in range(rng.choice([0, 0, 3])): raw[rng.randrange(len(raw))] = rng.randrange(256)
+        (tmp_path/"t.csv").write_bytes(raw)
+        try: said(read_dataset, tmp_path/"t.csv")
+        except DatasetError as e: assert str(e).isprintable() and len(str(e)) < 1000, raw
