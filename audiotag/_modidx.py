@@ -197,6 +197,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'audiotag.checks.near_duplicates': ('checks.html#near_duplicates', 'audiotag/checks.py'),
                                  'audiotag.checks.nearest_neighbor_confusion': ( 'checks.html#nearest_neighbor_confusion',
                                                                                  'audiotag/checks.py'),
+                                 'audiotag.checks.plot_classes': ('checks.html#plot_classes', 'audiotag/checks.py'),
                                  'audiotag.checks.plot_durations': ('checks.html#plot_durations', 'audiotag/checks.py'),
                                  'audiotag.checks.plot_neighbours': ('checks.html#plot_neighbours', 'audiotag/checks.py'),
                                  'audiotag.checks.plot_spectrograms': ('checks.html#plot_spectrograms', 'audiotag/checks.py'),

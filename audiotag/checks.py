@@ -6,8 +6,8 @@
 __all__ = ['UNKNOWN_LENGTH', 'CELLS', 'BANDS', 'WINDOW', 'FLOOR', 'MARGIN', 'STEP', 'NEAR', 'TABLES', 'DIRECTIONS', 'BOX', 'NEXT',
            'BATCH', 'MEASURED', 'FULL_SCALE', 'HEARD', 'CHUNK', 'SILENT', 'FAULTS', 'NOTES', 'is_truncated',
            'fingerprint', 'distance', 'near_duplicates', 'Measurement', 'measure', 'measure_many', 'DatasetCheck',
-           'check', 'shared_sources', 'drop_sources', 'durations', 'plot_durations', 'log_mel', 'plot_spectrograms',
-           'nearest_neighbor_confusion', 'plot_neighbours']
+           'check', 'shared_sources', 'drop_sources', 'plot_classes', 'durations', 'plot_durations', 'log_mel',
+           'plot_spectrograms', 'nearest_neighbor_confusion', 'plot_neighbours']
 
 # %% ../nbs/09_checks.ipynb #94f59c6f
 import hashlib
@@ -402,6 +402,24 @@ def drop_sources(table: pd.DataFrame, # A table of clips
     kept = table[~gone].reset_index(drop=True)
     kept.attrs = table.attrs | {"n_dropped": int(gone.sum())}
     return kept
+
+# %% ../nbs/09_checks.ipynb #dce572a5
+def plot_classes(table: pd.DataFrame, # The table of clips
+    ax: Any = None # matplotlib axes
+    ) -> Any: # The axes
+    "Clips a class, the verified ones dark"
+    import matplotlib.pyplot as plt
+    shade = plt.get_cmap("cividis")
+    counts = table.groupby(["label", "verified"]).size().unstack(fill_value=0)
+    counts = counts.reindex(columns=[True, False], fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values().index]
+    ax = ax or plt.subplots(figsize=(6, .8+.2*len(counts)), layout="constrained")[1]
+    ax.barh(counts.index, counts[True], color=shade(.1), label="verified")
+    if counts[False].any():
+        ax.barh(counts.index, counts[False], left=counts[True], color=shade(.85), label="not verified")
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    ax.set(xlabel="clips", ylim=(-.6, len(counts)-.4))
+    return ax
 
 # %% ../nbs/09_checks.ipynb #55dc50ca
 def durations(table: pd.DataFrame # The table of clips

@@ -325,7 +325,8 @@ class Tagger:
             pictures["spectrogram"].add(np.maximum.reduceat(spectrogram, np.arange(0, frames, group), 1), len(samples))
             if self.has_maps: pictures["cam"].add(np.atleast_2d(outputs["cam"][0, index]), len(samples))
 
-        timeline = self.timeline(source, self.seconds, (self.crop - self.crop // 2) / self.sample_rate, each=each, names=names)
+        hop = (self.crop - self.crop // 2) / self.sample_rate
+        timeline = self.timeline(source, self.seconds, hop, each=each, names=names)
         spectrogram = pictures["spectrogram"].joined()
         if columns:
             bins = min(spectrogram.shape[1], max(1, round(columns * timeline.seconds)))
