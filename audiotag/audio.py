@@ -6,8 +6,8 @@
 __all__ = ['Source', 'MAGIC', 'SUFFIXES', 'STILLS', 'PIPE_LIMIT', 'PIPE_WAIT', 'STARTS', 'REVERSED', 'BLOCK', 'Decoded',
            'SNDFILE', 'FRAMED', 'KINDS', 'NO_AUDIO', 'MAX_LEVEL', 'INT16_LEVEL', 'RATES', 'MAX_CHANNELS', 'Warn',
            'NO_SAMPLES', 'QUALITY', 'TOO_SHORT', 'AudioError', 'EmptyError', 'AudioWarning', 'AudioInfo', 'sniff',
-           'rereadable', 'probe', 'resample', 'load_audio', 'stream_audio', 'trim_silence', 'fit_length', 'crops',
-           'is_silent', 'read_clip', 'find_audio']
+           'display_name', 'rereadable', 'probe', 'resample', 'load_audio', 'stream_audio', 'trim_silence',
+           'fit_length', 'crops', 'is_silent', 'read_clip', 'find_audio']
 
 # %% ../nbs/02_audio.ipynb #322930d1
 import io
@@ -122,11 +122,13 @@ def _read_pipe(path: str) -> bytes:
     raise AudioError(f"sends more than {PIPE_LIMIT>>20} MiB; save it to a file first")
 
 # %% ../nbs/02_audio.ipynb #open0004
-def _name(source: Source) -> str:
-    "The name a user knows the source by, without its folder"
+def display_name(
+    source: Source,  # Path, "-", bytes, open file or (samples, rate)
+) -> str:  # Can always be printed
+    "The name in messages: of a file without its folder"
     path = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
     if not isinstance(path, (str, os.PathLike)): return "the recording"
-    path = os.fsencode(path).decode("utf-8", "backslashreplace") # can be printed, always
+    path = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "standard input" if path == "-" else path if path.startswith("/dev/") else Path(path).name
 
 # %% ../nbs/02_audio.ipynb #open0006
@@ -206,7 +208,7 @@ def rereadable(
         if not _is_pipe(path): return source
         file = io.BytesIO(_read_pipe(path))
     except OSError: return source # whoever reads it says what is wrong
-    except AudioError as e: raise type(e)(f"{_name(source)} {e}") from None
+    except AudioError as e: raise type(e)(f"{display_name(source)} {e}") from None
     file.name = path
     return file
 
@@ -655,7 +657,7 @@ def _read(
     first = _check_number("start", start, 0.)
     last = _check_number("end", end, math.inf)
     limit = _check_number("max_seconds", max_seconds, math.inf)
-    rec = _Recording(_name(source))
+    rec = _Recording(display_name(source))
     if not 0 <= first < last:
         raise AudioError(f"{rec.name}: start {first:g} s and end {last:g} s hold nothing: start must be before end")
     blocks = _decode(source, first, rec)
@@ -693,7 +695,7 @@ def _count(source: Source, kind: str | None) -> AudioInfo:
     joined = False
     if kind in STARTS:
         with _opened(source) as (file, _): joined = _next_start(file, kind) is not None
-    with closing(_decode(source, 0., _Recording(_name(source)))) as blocks:
+    with closing(_decode(source, 0., _Recording(display_name(source)))) as blocks:
         info = next(blocks)
         return info if info.frames and not joined else _info(info.sample_rate, sum(map(len, blocks)), info.channels)
 
@@ -706,7 +708,7 @@ def probe(
     "Format and length of `source`; decoded only if the headers don't tell the length; raises `AudioError`"
     _check_source(source)
     source = rereadable(source)
-    rec = _Recording(_name(source))
+    rec = _Recording(display_name(source))
     try:
         with closing(_decode(source, 0., rec)) as blocks: info = next(blocks)
         if isinstance(source, tuple) or info.frames and rec.kind not in STARTS: return info
@@ -742,7 +744,7 @@ def load_audio(
     samples = bytearray() # grows in place: the blocks and their sum are never in memory together
     for block in _resampled(blocks, rate, sample_rate):
         samples += memoryview(np.ascontiguousarray(block)).cast("B")
-    if not samples: raise EmptyError(f"{_name(source)} {TOO_SHORT}")
+    if not samples: raise EmptyError(f"{display_name(source)} {TOO_SHORT}")
     return np.frombuffer(samples, "float32")
 
 # %% ../nbs/02_audio.ipynb #8882bba9
@@ -756,7 +758,7 @@ def stream_audio(
     _check_rate(sample_rate)
     rate, blocks = _read(source, None, None, None, warn)
     size = round(block_seconds*sample_rate)
-    return _regroup(_resampled(blocks, rate, sample_rate), size, f"{_name(source)} {TOO_SHORT}")
+    return _regroup(_resampled(blocks, rate, sample_rate), size, f"{display_name(source)} {TOO_SHORT}")
 
 def _regroup(blocks: Iterator[np.ndarray], size: int, too_short: str) -> Iterator[np.ndarray]:
     "The same samples in blocks of `size`; raises `EmptyError` if there are none"
