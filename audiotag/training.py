@@ -403,7 +403,8 @@ def run_dir(
         run.images and Path(run.images, "clips.csv"),
     ]
     settings = {k: v for k, v in recipe.active_settings().items() if k != "rejection"}
-    clips = table[["clip_id", "label", "split", "fold", "source_id", "start", "end"]].astype(str).values.tolist()
+    columns = ["clip_id", "label", "split", "fold", "source_id", "start", "end"]
+    clips = table.reindex(columns=columns).astype(str).values.tolist()
     files = [_file_state(file) if file else None for file in [*table.path, *inputs]]
     digest = hashlib.sha256(json.dumps([settings, what, files, clips]).encode()).hexdigest()
     folder = Path(run.runs) / f"{recipe.arch}-{digest[:12]}"

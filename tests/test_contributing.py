@@ -42,8 +42,8 @@ def test_add_a_dataset(clips, monkeypatch):
         table = pd.DataFrame(rows, columns=["fname", "label", "room"]).rename(columns={"room": "source_id"})
         return datasets.clips_table(table, "rooms", Path(folder), [str(folder)])
 
-    info = datasets.DATASETS["esc50"]._replace(name="rooms", folders=(clips.name,), markers=("meta.txt",), read=read_rooms)
-    monkeypatch.setitem(datasets.DATASETS, "rooms", info)
+    fields = {"name": "rooms", "folders": (clips.name,), "markers": ("meta.txt",), "read": read_rooms}
+    monkeypatch.setitem(datasets.DATASETS, "rooms", datasets.DATASETS["esc50"]._replace(**fields))
     table = datasets.read_dataset("rooms", clips.parent)
     assert table[["label", "source_id"]].values.tolist() == [["hum", "room1"], ["ring", "room2"]]
     assert datasets.read_dataset(clips).label.tolist() == ["hum", "ring"]  # recognized by its marker

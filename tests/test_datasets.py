@@ -439,9 +439,8 @@ def test_long_form_keeps_all_labels(tmp_path):
     assert "several labels, such as 'rain, wind'; pass --multilabel" in warned
     assert table_of(tmp_path, "fname,label", *rows, multilabel=True)[1] == ""
     table, warned = table_of(tmp_path, "fname,label,split", "a.wav,rain,train", "a.wav,wind,test", files="a")
-    assert (
-        table.label.tolist() == ["rain, wind"] and "1 duplicate file name" in warned
-    )  # in two splits: the first counts
+    assert table.label.tolist() == ["rain, wind"]
+    assert "1 duplicate file name" in warned  # in two splits: the first counts
 
 
 @pytest.mark.parametrize("label", ["rain;wind", "rain|wind", '"rain, wind"', "\"['rain', 'wind']\""])
@@ -596,9 +595,8 @@ def test_group_from_folders_and_its_errors(tmp_path):
 def test_train_passes_group_and_multilabel(tmp_path, capsys):
     from audiotag.cli import load_clips
     for i in range(4): sound(tmp_path/f"{'ab'[i % 2]}{i // 2}_{i}.wav")
-    path = text(
-        tmp_path / "t.csv", ["fname,label", *(f"{'ab'[i % 2]}{i // 2}_{i}.wav,{'xy'[i % 2]};z" for i in range(4))]
-    )
+    rows = [f"{'ab'[i % 2]}{i // 2}_{i}.wav,{'xy'[i % 2]};z" for i in range(4)]
+    path = text(tmp_path/"t.csv", ["fname,label", *rows])
     with warnings.catch_warnings():
         warnings.simplefilter("error", DatasetWarning)
         table = load_clips(str(path), tmp_path, 2, True, None, "^(.)")
@@ -608,42 +606,10 @@ def test_train_passes_group_and_multilabel(tmp_path, capsys):
 @pytest.mark.slow
 def test_odd_csvs_are_read_or_refused_in_one_line(tmp_path):
     rng = random.Random(0)
-    heads = [
-        "split",
-        "fold",
-        "start",
-        "end",
-        "verified",
-        "source_id",
-        "clip_id",
-        "is_valid",
-        "onset",
-        "offset",
-        "subset",
-        "",
-        "label",
-    ]
-    cells = [
-        "a.wav",
-        "",
-        "nan",
-        "inf",
-        "-1",
-        "1e400",
-        "1",
-        "2.5",
-        "a;b",
-        "train",
-        "dev",
-        "True",
-        "x" * 300,
-        "\0",
-        "é",
-        "\n",
-        '"',
-        "# x",
-        "😀",
-    ]
+    heads = ["split", "fold", "start", "end", "verified", "source_id", "clip_id", "is_valid", "onset", "offset"]
+    heads += ["subset", "", "label"]
+    cells = ["a.wav", "", "nan", "inf", "-1", "1e400", "1", "2.5", "a;b", "train", "dev", "True", "x"*300]
+    cells += ["\0", "é", "\n", '"', "# x", "😀"]
     for name in ("a", "b", "c/d"): sound(tmp_path/f"{name}.wav")
     for _ in range(200):
         names, sep = ["fname", "label", *rng.choices(heads, k=rng.randint(0, 4))], rng.choice(",;\t|")

@@ -52,7 +52,11 @@ def command(monkeypatch, *args) -> None:
 def test_each_clip_is_decoded_once_per_run(here, monkeypatch, capsys):
     from audiotag import audio
     decoded, decode = Counter(), audio._decode_soundfile
-    monkeypatch.setattr(audio, "_decode_soundfile", lambda file, *a: decoded.update([Path(str(file)).name]) or decode(file, *a))
+    def count(file, *args):
+        decoded.update([Path(str(file)).name])
+        return decode(file, *args)
+
+    monkeypatch.setattr(audio, "_decode_soundfile", count)
     command(monkeypatch, *TRAIN, "--folds", "2", "--out", "models/mine")
     assert len(decoded) == 16 and set(decoded.values()) == {1}
 
@@ -66,7 +70,11 @@ def test_the_bundle_to_fine_tune_is_read_once_per_run(here, monkeypatch, capsys)
     csv = [TRAIN[0], "clips.csv", *TRAIN[2:]]
     command(monkeypatch, *csv, *save)
     read, original = [], bundle.read_bundle
-    for module in (bundle, learner): monkeypatch.setattr(module, "read_bundle", lambda f: read.append(str(f)) or original(f))
+    def record(folder):
+        read.append(str(folder))
+        return original(folder)
+
+    for module in (bundle, learner): monkeypatch.setattr(module, "read_bundle", record)
     fine_tune = [arg for arg in csv if arg not in ("--arch", "xresnet_small")]
     command(monkeypatch, *fine_tune, "--from", "models/first", "--folds", "2", "--out", "models/second")
     assert read == ["models/first"]
