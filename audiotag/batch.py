@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from .audio import SUFFIXES, find_audio, sniff
+from .audio import SUFFIXES, AudioWarning, find_audio, sniff
 from .bundle import CONFIG, ONNX, read_bundle
 from .core import AudiotagError, atomic_path, cpu_count
 from .tagger import Tagger
@@ -209,10 +210,15 @@ def serve_paths() -> None:
     "A worker's life: rows on stdout for paths on stdin, until that closes"
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # a decoder that prints mustn't be taken for an answer
+    requests = os.fdopen(os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor must /dev/stdin, as a path, read the requests
     tagger, top = Tagger.load(sys.argv[1], threads=1), int(sys.argv[2])
     print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        print(json.dumps([tag_row(tagger, path, top) for path in json.loads(line)]), file=answers, flush=True)
+    for line in requests:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", AudioWarning)
+            rows = [tag_row(tagger, path, top) for path in json.loads(line)]
+        print(json.dumps([rows, [str(warning.message) for warning in caught]]), file=answers, flush=True)
 
 
 class Worker:
@@ -235,7 +241,10 @@ class Worker:
         "Rows; or None, and a fresh process, where these paths killed it"
         try:
             print(json.dumps(paths), file=self.process.stdin, flush=True)
-            if line := self.process.stdout.readline(): return json.loads(line)
+            if line := self.process.stdout.readline():
+                rows, messages = json.loads(line)
+                for message in messages: warnings.warn(message, AudioWarning, stacklevel=2)
+                return rows
         except BrokenPipeError: pass
         self.stop()
         self.start()

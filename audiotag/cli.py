@@ -333,7 +333,7 @@ class Engine(str, Enum):
 
 @app.command()
 def tag(
-    files: Annotated[list[Path], typer.Argument(help="audio files, or one directory of them")],
+    files: Annotated[list[Path], typer.Argument(help="audio files, - for standard input, or one directory")],
     model: Model = "models/urbansound8k",
     top: Annotated[int, typer.Option(min=1, help="number of tags per file")] = 3,
     out: Annotated[Path | None, typer.Option(help="table to write, for many files: .csv, .jsonl or .parquet")] = None,
@@ -344,6 +344,8 @@ def tag(
     as_json: Json = False,
 ) -> None:
     "Tag audio files: the most probable labels with their probabilities"
+    if out and Path("-") in files:
+        raise AudiotagError("- (standard input) and --out cannot be combined; pass only one")
     if out:
         job = {"model": model, "top": top, "workers": workers, "kaggle": format is Format.kaggle}
         return tag_table(files, out, engine, address, as_json, **job)
