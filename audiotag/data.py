@@ -160,9 +160,9 @@ class ClipCache:
         key = str(path), start, end, config.sample_rate, config.trim_db
         return self.get(key, lambda: pack(read_clip(path, config.sample_rate, start, end, config.trim_db)))
 
-    def samples(self, path: str | Path, start: float | None, end: float | None, config: SpectrogramConfig) -> np.ndarray:
+    def samples(self, *clip) -> np.ndarray:  # clip: the arguments of `packed`
         "As `packed`, as (samples,) float32"
-        samples, gain = self.packed(path, start, end, config)
+        samples, gain = self.packed(*clip)
         return np.multiply(samples, gain, dtype="float32")
 
 # %% ../nbs/12_data.ipynb #8e1e5200

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HERTZ', 'ExplainError', 'grad_cam', 'resized', 'plot_heatmap', 'localization_score', 'class_activation_map',
-           'Explanation', 'explain_clip', 'plot_trace']
+           'Explanation', 'explain_clip']
 
 # %% ../nbs/27_explain.ipynb #433fa28d
 from collections.abc import Sequence
@@ -181,22 +181,3 @@ def explain_clip(
         line = tagger.timeline((samples, tagger.sample_rate), window, window / 4)
         how, evidence, edges = "windows", _positive(line.probabilities[:, index]), line.edges()
     return Explanation(label, float(p[index]), edges, evidence, how)
-
-# %% ../nbs/27_explain.ipynb #cd14cffd
-def plot_trace(
-    trace: Explanation,
-    tagger: "Tagger",
-    source: Source,  # the traced sound
-) -> "Axes":
-    "The whole sound's spectrogram, and under it the evidence for its tag over time"
-    import matplotlib.pyplot as plt
-    samples = load_audio(source, tagger.sample_rate)
-    seconds = len(samples) / tagger.sample_rate
-    _, (top, bottom) = plt.subplots(2, 1, figsize=(8, 3.4), height_ratios=(3, 1), sharex=True, layout="constrained")
-    plot_heatmap(tagger.spectrogram((samples, tagger.sample_rate)), None, seconds, tagger.frequencies, top).set(
-        xlabel="", title=f"{trace.label}, {trace.probability:.0%}"
-    )
-    bottom.stairs(trace.evidence, trace.edges, fill=True, alpha=0.5)
-    for start, end in trace.spans: bottom.axvspan(start, end, color="C1", alpha=0.3)
-    bottom.set(xlabel="time (s)", ylabel="evidence", xlim=(0, seconds), ylim=(0, 1.05))
-    return bottom

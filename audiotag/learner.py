@@ -330,7 +330,8 @@ class RunConfig:
         if recipe.input in (None, config.kind): return config
         if self.parent:
             raise TrainingError(
-                f"{self.init_from} was trained on {config.kind}: leave out --input, or train from scratch without --from"
+                f"{self.init_from} was trained on {config.kind}: "
+                "leave out --input, or train from scratch without --from"
             )
         if config.kind == "wave": raise TrainingError(f"{recipe.arch} hears the waveform itself: leave out --input")
         if recipe.weights:
@@ -501,8 +502,8 @@ def predict_clips(
     length, rows, found = round(crop_seconds * config.sample_rate), list(table.itertuples()), []
 
     def cut(row) -> np.ndarray:
-        part = row.path, row.start, row.end
-        samples = cache.samples(*part, config) if cache else read_clip(part[0], config.sample_rate, *part[1:], config.trim_db)
+        if cache: samples = cache.samples(row.path, row.start, row.end, config)
+        else: samples = read_clip(row.path, config.sample_rate, row.start, row.end, config.trim_db)
         return crops(samples, length, max_crops)
 
     def hear(waves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

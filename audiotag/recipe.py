@@ -57,7 +57,7 @@ class Recipe:
     mix_clips: int = number(0, 0)  # multi-label only: add up to this many clips and their labels; 0: off
     label_smoothing: float = number(0.1, 0, 1)  # fraction of the target that is spread over all classes
     roll: bool = field(default=True, metadata={"augment": True})  # start each training crop at a random position
-    time_mask: float = number(0.1, 0, 1, augment=True)  # longest masked run of frames, as a fraction of the crop; 0: off
+    time_mask: float = number(0.1, 0, 1, augment=True)  # longest masked run of frames, as a fraction; 0: off
     freq_mask: float = number(0.125, 0, 1, augment=True)  # widest masked run of bands, as a fraction of them; 0: off
     gain_db: float = number(0.0, 0, augment=True)  # standard deviation of a random gain in dB; 0: off
     filter_db: float = number(0.0, 0, augment=True)  # standard deviation of a random frequency response in dB; 0: off
@@ -101,7 +101,8 @@ def _errors(recipe: Recipe) -> Iterator[str]:
             yield f"{f.name}={value} makes no sense: use {low:g} to {high:g}"
         choices = f.metadata.get("choices")
         if choices and value not in (*choices, f.default):
-            yield f"{f.name}={value!r} is unknown: use {', '.join(choices)}" + (", or leave it out" * (f.default is None))
+            optional = ", or leave it out" if f.default is None else ""
+            yield f"{f.name}={value!r} is unknown: use {', '.join(choices)}{optional}"
     if recipe.mix_clips and not recipe.multilabel:
         yield "mix_clips adds labels up: use it with multilabel, or leave it out"
     if recipe.mixup and recipe.cutmix: yield "mixup and cutmix can't both be on: set one of them to 0"

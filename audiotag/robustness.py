@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['NOISES', 'Corruption', 'CORRUPTIONS', 'noise_clip', 'noise_clips', 'auroc', 'threshold_at_tpr', 'fpr_at_tpr',
-           'plot_scores', 'mahalanobis_score', 'knn_similarity', 'ood_scores', 'compare_scores', 'add_noise',
-           'low_pass', 'telephone', 'match_length', 'mp3', 'mp3_bytes', 'robustness']
+           'mahalanobis_score', 'knn_similarity', 'ood_scores', 'compare_scores', 'add_noise', 'low_pass', 'telephone',
+           'match_length', 'mp3', 'mp3_bytes', 'robustness']
 
 # %% ../nbs/26_robustness.ipynb #5666e64d
 import io
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,9 +24,6 @@ from .bundle import SCORES, class_means, rejection_score, similarity
 from .datasets import DatasetError
 from .metrics import accuracy, map_at_k
 from .tagger import Tagger
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # %% ../nbs/26_robustness.ipynb #05dfc204
 NOISES = {"silent": None, "white": 0, "pink": 1, "brown": 2}  # power falls as 1/f to this exponent
@@ -88,31 +84,6 @@ def fpr_at_tpr(
 ) -> float:  # share of the unknown clips that pass too: 0 is best
     "False-accept rate at a given rate of true accepts"
     return float((np.ravel(unknown) >= threshold_at_tpr(known, accept)).mean())
-
-# %% ../nbs/26_robustness.ipynb #19b2a050
-def plot_scores(
-    known,  # scores of known clips (clips,)
-    unknown,  # scores of unknown clips (clips,)
-    accept: float = 0.95,  # share of known clips that shall pass
-    ax: "Axes | None" = None,
-    name: str = "score",  # on the axis
-) -> "Axes":
-    "Both heaps, and the threshold between them"
-    import matplotlib.pyplot as plt
-    ax = ax or plt.subplots(figsize=(6, 2.6), layout="constrained")[1]
-    edges = np.histogram_bin_edges(np.r_[np.ravel(known), np.ravel(unknown)], 40)
-    for scores, label in ((known, "known"), (unknown, "unknown")):
-        ax.hist(scores, edges, density=True, alpha=0.6, label=label)
-    ax.axvline(
-        threshold_at_tpr(known, accept),
-        color="k",
-        lw=1,
-        ls="--",
-        label=f"{accept:.0%} of the known pass, {fpr_at_tpr(known, unknown, accept):.0%} of the others",
-    )
-    ax.set(xlabel=name, ylabel="density", title=f"AUROC {auroc(known, unknown):.3f}")
-    ax.legend(fontsize=8)
-    return ax
 
 # %% ../nbs/26_robustness.ipynb #83091448
 def mahalanobis_score(

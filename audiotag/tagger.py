@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'LONG', 'SHORTEST', 'sliding_windows', 'hysteresis_runs', 'Segment', 'Timeline', 'timeline_csv',
-           'timeline_json', 'timeline_audacity', 'plot_timeline', 'Tag', 'Tags', 'Prediction', 'Analysis',
-           'loud_seconds', 'Tagger']
+           'timeline_audacity', 'Tag', 'Tags', 'Prediction', 'Analysis', 'loud_seconds', 'Tagger']
 
 # %% ../nbs/16_tagger.ipynb #32516c99
 import csv
 import io
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +28,6 @@ from .core import AudiotagError
 
 if TYPE_CHECKING:
     import onnxruntime
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # %% ../nbs/16_tagger.ipynb #78433284
 def sliding_windows(
@@ -110,60 +106,11 @@ def timeline_csv(
     )
     return file.getvalue()
 
-def timeline_json(
-    timeline: Timeline,
-) -> str:  # one object: seconds, window, hop, segments
-    "A timeline as JSON"
-    segments = [
-        {"start": round(s.start, 3), "end": round(s.end, 3), "label": s.label, "probability": round(s.probability, 4)}
-        for s in timeline
-    ]
-    return json.dumps(
-        {"seconds": round(timeline.seconds, 3), "window": timeline.window, "hop": timeline.hop, "segments": segments},
-        ensure_ascii=False,
-    )
-
-
 def timeline_audacity(
     segments: Sequence[Segment],
 ) -> str:  # start, end, label, separated by tabs
     "Segments as a label track for Audacity (File, Import, Labels)"
     return "".join(f"{s.start:.6f}\t{s.end:.6f}\t{' '.join(s.label.split())}\n" for s in segments)
-
-# %% ../nbs/16_tagger.ipynb #aacf38a8
-def _plot_spectrogram(ax: "Axes", spectrogram: np.ndarray, frequencies: Sequence[float], seconds: float) -> None:
-    "Plot a spectrogram with its frequency axis in kHz"
-    extent = (0, seconds, 0, len(spectrogram))
-    style = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
-    ax.imshow(spectrogram, cmap="magma", vmin=0, vmax=1, extent=extent, **style)
-    shown = [f for f in (100, 500, 1000, 2000, 4000, 8000) if frequencies[0] <= f <= frequencies[-1]]
-    ax.set_yticks(np.interp(shown, frequencies, np.arange(len(frequencies)) + 0.5), [f"{f / 1000:g}" for f in shown])
-    ax.set_ylabel("frequency in kHz")
-
-def _plot_segments(ax: "Axes", segments: Sequence[Segment], lanes: Sequence[str]) -> None:
-    "Plot each segment as a bar in the lane of its label: the darker, the more probable"
-    from matplotlib import colormaps
-    blues = colormaps["Blues"]
-    for s in segments:
-        lane = lanes.index(s.label) - 0.4
-        ax.broken_barh([(s.start, s.end - s.start)], (lane, 0.8), color=blues(0.25 + 0.75 * s.probability))
-    ax.set(yticks=range(len(lanes)), yticklabels=lanes, ylim=(len(lanes) - 0.5, -0.5))
-
-def plot_timeline(
-    timeline: Timeline,
-    spectrogram: np.ndarray,  # (bands, columns) in 0 to 1 over the whole recording, low frequencies first
-    frequencies: Sequence[float],  # (bands,) Hz
-) -> "Figure":
-    "Plot a spectrogram above the timeline of tags"
-    import matplotlib.pyplot as plt
-    lanes = list(dict.fromkeys(s.label for s in timeline)) or ["nothing known"]
-    height = 0.28 * len(lanes)
-    layout = {"height_ratios": [2, height + 0.1], "layout": "constrained"}
-    fig, (top, bottom) = plt.subplots(2, 1, sharex=True, figsize=(9, 2.6 + height), **layout)
-    _plot_spectrogram(top, spectrogram, frequencies, timeline.seconds)
-    _plot_segments(bottom, timeline, lanes)
-    bottom.set(xlabel="time in s", xlim=(0, timeline.seconds))
-    return fig
 
 # %% ../nbs/16_tagger.ipynb #cd5b49fb
 BATCH = 8  # crops in one run of the network: more take memory, and no less time
@@ -397,7 +344,8 @@ class Tagger:
             pictures["spectrogram"].add(np.maximum.reduceat(spectrogram, np.arange(0, frames, group), 1), len(samples))
             if self.has_maps: pictures["cam"].add(np.atleast_2d(outputs["cam"][0, index]), len(samples))
 
-        timeline = self.timeline(source, self.seconds, (self.crop - self.crop // 2) / self.sample_rate, each=each, names=names)
+        hop = (self.crop - self.crop // 2) / self.sample_rate
+        timeline = self.timeline(source, self.seconds, hop, each=each, names=names)
         spectrogram = pictures["spectrogram"].joined()
         if columns:
             bins = min(spectrogram.shape[1], max(1, round(columns * timeline.seconds)))

@@ -37,6 +37,17 @@ def test_modules_import_only_earlier_chapters():
     wrong = {(m, other) for m in position for other in imported(m) if position[other] >= position[m]}
     assert not wrong, sorted(wrong)
 
+def test_serving_imports_no_training_code():
+    "Also not inside functions: a bundle is read, tagged and shown without torch"
+    serving = {"core", "audio", "mel", "bundle", "tagger", "batch", "figures", "webapp"}
+    outside = {(m, other) for m in serving & set(order()) for other in imported(m) if other not in serving}
+    assert outside == set()
+    heavy = {"torch", "fastai", "torchaudio", "pandas", "sklearn", "librosa", "safetensors"}
+    for module in serving - {"mel"}:  # the centers of mel bands are computed with librosa, when a bundle is written
+        nodes = [n for n in ast.walk(tree(module)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        named = {(n.module or "") if isinstance(n, ast.ImportFrom) else a.name for n in nodes for a in n.names}
+        assert {name.split(".")[0] for name in named} & heavy == set()
+
 def test_the_notebooks_are_a_table_of_contents():
     numbers = [re.fullmatch(r"(\d\d)_[a-z0-9_]+", p.stem) for p in NOTEBOOKS]
     assert all(numbers), [p.stem for p, number in zip(NOTEBOOKS, numbers) if not number]

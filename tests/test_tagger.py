@@ -15,7 +15,7 @@ from audiotag.audio import AudioError
 from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError
 from audiotag.tagger import LONG, Tagger
-from audiotag.tagger import timeline_audacity, timeline_csv, timeline_json
+from audiotag.tagger import timeline_audacity, timeline_csv
 
 HERE = Path(__file__).parent
 
@@ -150,7 +150,6 @@ def test_the_outputs_of_a_timeline(tagger):
     rows = timeline_csv(line).splitlines()
     assert rows[0] == "start,end,label,probability" and len(rows) == 3
     assert [row.split("\t")[2] for row in timeline_audacity(line).splitlines()] == ["low", "high"]
-    assert [s["label"] for s in json.loads(timeline_json(line))["segments"]] == ["low", "high"]
 
 
 MEMORY = """
