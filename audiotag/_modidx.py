@@ -617,6 +617,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'audiotag.figures.hertz_axis': ('figures.html#hertz_axis', 'audiotag/figures.py'),
                                   'audiotag.figures.label_list': ('figures.html#label_list', 'audiotag/figures.py'),
                                   'audiotag.figures.model_summary': ('figures.html#model_summary', 'audiotag/figures.py'),
+                                  'audiotag.figures.notice': ('figures.html#notice', 'audiotag/figures.py'),
                                   'audiotag.figures.percent': ('figures.html#percent', 'audiotag/figures.py'),
                                   'audiotag.figures.play_button': ('figures.html#play_button', 'audiotag/figures.py'),
                                   'audiotag.figures.seconds_axis': ('figures.html#seconds_axis', 'audiotag/figures.py'),

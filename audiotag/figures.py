@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAGMA', 'PALETTE', 'STEPS', 'display_label', 'percent', 'tag_bars', 'colorize', 'heatmap_overlay', 'data_uri',
            'seconds_axis', 'hertz_axis', 'spectrogram_figure', 'download_link', 'play_button', 'table',
-           'timeline_figure', 'files_csv', 'files_table', 'label_list', 'alert', 'model_summary']
+           'timeline_figure', 'files_csv', 'files_table', 'label_list', 'alert', 'notice', 'model_summary']
 
 # %% ../nbs/18_figures.ipynb #dc3962a7
 import base64
@@ -292,6 +292,12 @@ def alert(
 ) -> str: # HTML
     "A sentence that a screen reader says at once"
     return f"<div class='at-alert' role='alert'><strong>That didn't work.</strong> {html.escape(sentence)}</div>"
+
+def notice(
+    sentence: str, # what is wrong, though there is a result
+) -> str: # HTML
+    "A sentence above a result"
+    return f"<div class='at-alert' role='status'>{html.escape(sentence)}</div>"
 
 # %% ../nbs/18_figures.ipynb #3acd8c84
 def model_summary(

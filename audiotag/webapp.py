@@ -32,11 +32,11 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 import gradio as gr
-from .audio import AudioError, stream_audio
+from .audio import AudioError, Warn, stream_audio
 from .bundle import Bundle, BundleError, find_bundles, read_bundle
 from .core import AudiotagError
 from .figures import alert, colorize, data_uri, files_table, hertz_axis, label_list, model_summary
-from .figures import spectrogram_figure, tag_bars, timeline_figure
+from .figures import notice, spectrogram_figure, tag_bars, timeline_figure
 from .tagger import Analysis, Segment, Tagger
 
 # %% ../nbs/29_webapp.ipynb #7f0ec055
@@ -45,10 +45,11 @@ MAX_MINUTES = 10 # of an upload
 def decode_upload(
     path: str | Path, # of the upload
     sample_rate: int, # Hz of the result
+    warn: Warn | None = None, # as in `stream_audio`
 ) -> np.ndarray: # (samples,) float32
     "Decode an upload in blocks, and stop at the limit; raises `AudioError`"
     blocks, left = [], MAX_MINUTES*60*sample_rate
-    for block in stream_audio(path, sample_rate):
+    for block in stream_audio(path, sample_rate, warn=warn):
         blocks.append(block)
         left -= len(block)
         if left < 0:
@@ -114,7 +115,8 @@ def clip_report(
     "The report of one recording; raises `AudioError`"
     if path is None: return EMPTY
     tagger = load_tagger(folder)
-    sound = decode_upload(path, tagger.sample_rate), tagger.sample_rate
+    problems: list[str] = []
+    sound = decode_upload(path, tagger.sample_rate, problems.append), tagger.sample_rate
     seconds = len(sound[0])/sound[1]
     tags = tagger.best(tagger.predict(sound), 5)
     found = tagger.analyze(sound, tags[0].label, 1000 / seconds)
@@ -122,7 +124,8 @@ def clip_report(
     clip = [Segment(0., seconds, *tags[0])] if tags.known else []
     segments = found.timeline if seconds > tagger.seconds else clip
     return (
-        tag_bars(tags, tags.known)
+        "".join(map(notice, problems))
+        + tag_bars(tags, tags.known)
         + spectrogram_figure(found.spectrogram, seconds, tagger.frequencies, *heat)
         + timeline_figure(segments, seconds, Path(path).stem)
     )
@@ -150,10 +153,11 @@ def tag_file(
     name: str, # of the model
     folder: Path, # of its bundle
     top: int = 3, # at most so many tags
-) -> dict[str, Any]: # for JSON: file, model, seconds, known, score, tags, segments
+) -> dict[str, Any]: # for JSON: file, model, seconds, known, score, tags, segments; warnings, if any
     "What the API says of one file; raises `AudioError`"
     tagger = load_tagger(folder)
-    sound = decode_upload(path, tagger.sample_rate), tagger.sample_rate
+    problems: list[str] = []
+    sound = decode_upload(path, tagger.sample_rate, problems.append), tagger.sample_rate
     seconds, tags = len(sound[0])/sound[1], tagger.best(tagger.predict(sound), top)
     segments = tagger.timeline(sound) if seconds > tagger.seconds else []
     return {
@@ -164,6 +168,7 @@ def tag_file(
         "score": tags.score,
         "tags": [tag._asdict() for tag in tags],
         "segments": [s._asdict() for s in segments],
+        **({"warnings": problems} if problems else {}),
     }
 
 
