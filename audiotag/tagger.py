@@ -15,7 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ from .audio import AudioWarning, EmptyError, Source, crops, display_name, fit_le
 from .audio import probe, rereadable, stream_audio, trim_silence
 from .bundle import Bundle, fetch_bundle, is_address, open_session, probabilities, read_bundle, rejection_score
 from .bundle import similarity
-from .core import AudiotagError
+from .core import PATH, AudiotagError, check_argument
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -192,9 +194,10 @@ class Tagger:
     "A bundle, ready to tag; `Tagger.load` makes one"
     def __init__(self,
         bundle: Bundle,
-        session: "onnxruntime.InferenceSession",
+        session: "onnxruntime.InferenceSession | None" = None,  # None: opened here
     ):
-        self.bundle, self.session = bundle, session
+        check_argument("bundle", bundle, (Bundle,), "a Bundle; use Tagger.load for a folder")
+        self.bundle, self.session = bundle, session or open_session(bundle)
         self.labels, self.sample_rate, self.frequencies = bundle.labels, bundle.sample_rate, bundle.frequencies
         self.seconds, self.max_crops = bundle.config["crop_seconds"], bundle.config["max_crops"]
         self.crop = bundle.crop_samples
@@ -205,6 +208,8 @@ class Tagger:
         threads: int | None = None,  # cores for one run; None: all that this process may use
     ) -> "Tagger":
         "Read a bundle, without torch; raises `BundleError` for one that is missing, damaged or not understood"
+        check_argument("model", model, PATH, "a bundle's folder, or user/name on the hub")
+        check_argument("threads", threads, (Integral, NoneType), "a number of cores or None")
         bundle = read_bundle(fetch_bundle(str(model)) if is_address(model) else model)
         return cls(bundle, open_session(bundle, threads))
 
@@ -268,6 +273,7 @@ class Tagger:
         top: int = 3,  # at most so many
     ) -> Tags:
         "The most probable labels of a prediction"
+        check_argument("top", top, (Integral,), "a number of tags")
         order = np.argsort(-prediction.probabilities, kind="stable")[:top]
         tags = [Tag(self.labels[i], float(prediction.probabilities[i])) for i in order]
         return Tags(tags, prediction.known, prediction.score, prediction.reason)
