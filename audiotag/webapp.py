@@ -164,6 +164,7 @@ def tag_file(
         "score": tags.score,
         "tags": [tag._asdict() for tag in tags],
         "segments": [s._asdict() for s in segments],
+        **({"reason": tags.reason} if tags.reason else {}),
     }
 
 
