@@ -40,7 +40,8 @@ from .tagger import Tagger
 class ArchiveError(AudiotagError):
     "The whole job can't be done, or not into this file"
 
-Row = dict[str, Any]  # path, known, score, tags ([label, probability] each), error: "" or why it can't be used
+# path, known, score, tags ([label, probability] each), error: "" or why it can't be used, reason: why it isn't known
+Row = dict[str, Any]
 
 class Journal:
     "Store finished rows in `NAME.part` until the table is written; raises `ArchiveError` if it can't be used"
@@ -131,7 +132,7 @@ def write_csv(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
     _csv_lines(chain([header], (_flat(row, top).values() for row in rows)), file)
 
 def write_jsonl(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
-    "An object a line: path, known, score, tags, error"
+    "An object a line: path, known, score, tags, error, and reason if it isn't known"
     for row in rows:
         tags = [{"label": label, "probability": p} for label, p in row["tags"]]
         file.write(
@@ -192,6 +193,7 @@ def tag_row(
         "score": round(tags.score, 6),
         "tags": [[t.label, round(t.probability, 6)] for t in tags],
         "error": "",
+        **({"reason": tags.reason} if tags.reason else {}),
     }
 
 

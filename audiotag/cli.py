@@ -244,7 +244,7 @@ def main() -> None:
     except (AudiotagError, OSError, ImportError) as error:
         if not (text := user_message(error)): raise
         print(f"audiotag: {text}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         print("audiotag: stopped", file=sys.stderr)
         sys.exit(130)
@@ -404,13 +404,16 @@ def row_to_json(row: dict) -> dict:
         "file": row["path"],
         "known": row["known"],
         "tags": [{"label": label, "probability": p} for label, p in row["tags"]],
+        **({"reason": row["reason"]} if row.get("reason") else {}),
     }
 
 
 def format_row(row: dict) -> str:
     "Format the tags of a file as one line"
     tags = "  ".join(f"{t['label']} {t['probability']:.0%}" for t in row["tags"])
-    return f"{row['file']}  {tags}" if row["known"] else f"{row['file']}  unknown sound (closest: {tags})"
+    if row["known"]: return f"{row['file']}  {tags}"
+    reason = f", {row['reason']}" if row.get("reason") else ""
+    return f"{row['file']}  unknown sound{reason} (closest: {tags})"
 
 # %% ../nbs/30_cli.ipynb #8125665b
 SYNTHETIC = {"sample_rate": 16000, "n_fft": 512, "win_length": 512, "hop_length": 160, "n_mels": 64, "f_max": 8000.0}

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 # %% ../nbs/01_core.ipynb #6db53c9d
 class AudiotagError(Exception):
     "An error that the user can fix: one line that states the problem and what to do"
+    exit_code = 2  # of the command line: unusable input; 1: the work was started and failed
 
 # %% ../nbs/01_core.ipynb #0ad3e456
 def one_line(

@@ -253,7 +253,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     rejection = (
         "It has a threshold for sounds of other kinds; some pass it."
         if config["rejection"]
-        else "It has no threshold for sounds of other kinds: those get a label too."
+        else "It has no threshold for sounds of other kinds (that takes 50 validation clips): those get a label too."
     )
     return [
         f"It knows {len(config['labels'])} kinds of sound and answers with {tags} of them. {rejection}",

@@ -44,12 +44,12 @@ from tqdm.auto import tqdm
 from .audio import crops, read_clip
 from .augment import BackgroundNoise, LowPass, MixClips, colored_noise, spec_tfms, wave_tfms
 from .bundle import WEIGHTS, Bundle, BundleError, read_bundle, read_verified
-from .core import available_memory, one_line
+from .core import AudiotagError, available_memory, one_line
 from .data import ClipCache, clip_dls
 from .mel import SpectrogramConfig
 from .models import EFFICIENTAT_WEIGHTS, create_model, default_config, init_head_from_audioset, replace_head
 from .models import split_params
-from .recipe import Recipe, TrainingError
+from .recipe import DivergedError, Recipe, TrainingError
 from .spectrogram import front_end
 
 # %% ../nbs/20_learner.ipynb #1e45d6db
@@ -152,7 +152,7 @@ class Progress(Callback):
         self.history.append({"epoch": len(self.history) + 1, **row, "seconds": seconds})
         if is_main(): print("  ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items()), file=sys.stderr)
         if not isfinite(row["train_loss"]):
-            raise TrainingError("the loss isn't a number any more: train with a lower lr")
+            raise DivergedError(f"the training loss is {row['train_loss']}: the training diverged; use a lower lr")
 
     def before_validate(self):
         if not len(self.dls.valid.dataset): raise CancelValidException
@@ -497,6 +497,8 @@ def fit(
         except ValueError as error:
             if "more than 1 value per channel" not in str(error): raise
             raise TrainingError("batch normalization needs more than one clip per batch: use bs=2 or more") from None
+        except AudiotagError as e:  # fastai puts the callback's name on a line before it
+            raise type(e)(str(e).splitlines()[-1].strip()) from None
         except KeyboardInterrupt:
             if not progress.history:
                 raise TrainingError("stopped before the first epoch ended: nothing to save") from None

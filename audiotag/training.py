@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AGREE', 'FOLDS', 'AUDIOSET', 'OUT_OF_FOLD', 'add_label_noise', 'label_confidence', 'filter_noisy_labels',
-           'prepare_clips', 'check_trainable', 'train_learner', 'drop_unreadable', 'hold_out', 'Trained', 'train',
-           'write_bundle', 'split_for_early_stopping', 'predict_fold', 'cross_validate', 'train_final', 'run_dir',
-           'load_or_run_fold', 'concat_folds', 'save_out_of_fold', 'wrap_pretrained', 'run_seeds']
+           'prepare_clips', 'check_trainable', 'check_finite', 'train_learner', 'drop_unreadable', 'hold_out',
+           'Trained', 'train', 'write_bundle', 'split_for_early_stopping', 'predict_fold', 'cross_validate',
+           'train_final', 'run_dir', 'load_or_run_fold', 'concat_folds', 'save_out_of_fold', 'wrap_pretrained',
+           'run_seeds']
 
 # %% ../nbs/23_training.ipynb #f0bc5e4c
 import hashlib
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from fastai.callback.schedule import Learner
+from torch import nn
 
 from .bundle import softmax
 from .calibration import SUMMARY_METRICS, HeldOutPredictions, calibrate, compute_class_means, compute_metrics
@@ -37,7 +39,7 @@ from .datasets import DATASETS, assign_folds, assign_splits, split_labels
 from .export import check_output_dir, save_bundle
 from .learner import RunConfig, fit, is_main, make_learner
 from .models import EFFICIENTAT_WEIGHTS, audioset_labels, create_model, default_config
-from .recipe import Recipe, TrainingError
+from .recipe import DivergedError, Recipe, TrainingError
 
 # %% ../nbs/23_training.ipynb #f7daab85
 def add_label_noise(
@@ -167,6 +169,15 @@ def check_trainable(
     else: _check_folds(table, multilabel, folds)
 
 # %% ../nbs/23_training.ipynb #8b73dcee
+def check_finite(
+    model: nn.Module,
+) -> None:
+    "Raise DivergedError if a weight is NaN or infinite"
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise DivergedError(f"the weights {name} are not finite: the training diverged; use a lower lr")
+
+
 def train_learner(
     table: pd.DataFrame,  # clips with splits
     recipe: Recipe,
@@ -187,6 +198,7 @@ def train_learner(
         history += [{**row, "soup": n} for row in fit(again, other, run.fp16)]
         for mean, value in zip(learn.model.state_dict().values(), again.model.state_dict().values()):
             if mean.is_floating_point(): mean.lerp_(value.to(mean.device), 1 / (n + 1))
+    check_finite(learn.model)
     return learn, history
 
 # %% ../nbs/23_training.ipynb #2cd747b4

@@ -169,6 +169,7 @@ def tag_file(
         "tags": [tag._asdict() for tag in tags],
         "segments": [s._asdict() for s in segments],
         **({"warnings": problems} if problems else {}),
+        **({"reason": tags.reason} if tags.reason else {}),
     }
 
 

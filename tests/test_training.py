@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 
 from audiotag import cli
 from audiotag.core import AudiotagError
@@ -141,7 +142,7 @@ def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
         asked.append(table)
         return HeldOutPredictions(np.zeros((len(table), 2)), np.zeros(len(table), int))
 
-    model = type("L", (), {"model": None})
+    model = type("L", (), {"model": torch.nn.Identity()})
     monkeypatch.setattr(training, "fit", lambda *_: [])
     monkeypatch.setattr(training, "compute_class_means", lambda model, table, *_: remembered.append(table))
     monkeypatch.setattr(training, "predict_heldout", predict_heldout)
@@ -228,3 +229,27 @@ def test_wrong_types_of_a_tagger_are_named():
         (lambda: Tagger(read_bundle(model)).tag((np.ones(8000, "float32"), 8000), top="3"), "top"),
     ):
         with pytest.raises(AudiotagError, match=f"^{argument} must be "): wrong()
+
+
+@pytest.mark.parametrize("spoil", ["weights", "loss"])
+def test_a_diverged_training_exits_with_1_and_leaves_no_bundle(clips, tmp_path, monkeypatch, capsys, spoil):
+    from audiotag import learner, training
+
+    def diverge(learn, recipe, fp16):
+        next(learn.model.parameters()).data.fill_(np.nan)
+        return learner.fit(learn, recipe, fp16) if spoil == "loss" else []
+
+    monkeypatch.setattr(training, "fit", diverge)
+    monkeypatch.setattr("sys.argv", ["audiotag", "train", str(clips), "--out", str(tmp_path / "m"), *QUICK])
+    with pytest.raises(SystemExit) as stopped: cli.main()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("audiotag: ")]
+    assert stopped.value.code == 1 and not (tmp_path / "m").exists()
+    assert len(errors) == 1 and "the training diverged; use a lower lr" in errors[0]
+
+
+def test_few_validation_clips_give_no_rejection_threshold(audiotag, clips, tmp_path):
+    config = trained_and_tagged(audiotag, clips, tmp_path)
+    assert config["rejection"] is None
+    assert "It has no threshold for sounds of other kinds (that takes 50" in (tmp_path / "bundle/README.md").read_text()
+    said = audiotag("tag", clips, "--model", tmp_path / "bundle", "--json")
+    assert len(said) == 18 and all(row["known"] for row in said)
