@@ -363,17 +363,13 @@ def _check_arguments(files: Any, out: Any, model: Any, top: Any, workers: Any) -
 
 
 def tag_files(
-    files: str
-    | Path
-    | Sequence[
-        str | Path
-    ],  # a folder, searched with all folders in it, or paths of files and folders (also of fsspec: s3://...)
+    files: str | Path | Sequence[str | Path],  # a folder, or paths of files and folders (also of fsspec: s3://...)
     out: str | Path,  # .csv, .jsonl or .parquet
     model: str | Path = "models/urbansound8k",
-    top: int = 3,  # tags a file
-    workers: int | None = None,  # processes; None: one for each core that this process may use
-    kaggle: bool = False,  # write fname,label with `top` labels a line
-    progress: Callable[[int, int, int], None] | None = None,  # is told the files done, all files, and those that failed
+    top: int = 3,  # number of tags per file
+    workers: int | None = None,  # processes; None: one per core that this process may use
+    kaggle: bool = False,  # write fname,label with `top` labels per line
+    progress: Callable[[int, int, int], None] | None = None,  # called with the files done, all files, and failed ones
     engine: Engine = local_rows,
 ) -> BatchResult:
     "Tag many files into one table, sorted by path; a run that was stopped goes on where it was; raises `AudiotagError`"
