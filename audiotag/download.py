@@ -500,7 +500,7 @@ def _check_disk(title: str, data: Path, archives: int, here: int) -> None:
 
 
 def _fetch(archive: Archive, url: str, checksum: str|None, work: Path, progress: bool, size: int) -> Path:
-    "Download and verify one archive of about `size` bytes, 0 if unknown; raises `DownloadError` if its checksum is wrong"
+    "Download and verify one archive of about `size` bytes (0: unknown); raises `DownloadError` for a wrong checksum"
     downloader = ResumingDownloader(work/f"{archive.name}.part", progress, 1.5*size or ARCHIVE_LIMIT)
     while True:
         resumed = downloader.size() > 0
