@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 from tiny import save_tiny, tone
 
-from audiotag.audio import AudioError
+from audiotag.audio import AudioError, AudioWarning
 from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError
 from audiotag.tagger import LONG, Tagger
@@ -81,6 +81,26 @@ def test_very_short_and_quiet_and_silent(tagger):
         assert tagger.tag((samples.astype("float32"), 32000)).known is known
 
 
+def test_a_sound_below_25_ms_is_not_known(tagger):
+    "Repeated until it fills a crop, it is a buzz, whatever it was; so is a click in silence"
+    assert tagger.tag((tone(200, 0.05), 32000)).known
+    click = np.zeros(32000, "float32")
+    click[16000:16160] = tone(200, 0.005)
+    for samples in (tone(200, 0.02), tone(200, 0.001), click):
+        tags = tagger.tag((samples, 32000))
+        assert not tags.known and "ms of sound, less than 25" in tags.reason
+    assert tagger.tag((np.zeros(32000), 32000)).reason == "silent" and not tagger.tag((tone(200), 32000)).reason
+    assert len(tagger.timeline((tone(200, 0.02), 32000))) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="/dev/fd is POSIX")
+def test_a_pipe_is_read_once(tagger, tmp_path):
+    sf.write(tmp_path / "a.wav", tone(200), 32000)
+    for answer in tagger.tag, tagger.timeline:
+        with subprocess.Popen(["cat", tmp_path / "a.wav"], stdout=subprocess.PIPE) as cat:
+            assert answer(f"/dev/fd/{cat.stdout.fileno()}")[0].label == "low"
+
+
 def test_of_a_very_long_sound_only_the_crops_are_read(tagger, tmp_path, monkeypatch):
     sound = np.concatenate([tone(1500, LONG / 2 + 1, 8000), tone(200, LONG / 2 + 1, 8000)])
     sf.write(tmp_path / "long.wav", sound, 8000)
@@ -99,7 +119,9 @@ def test_a_very_long_sound_that_broke_off(tagger, tmp_path):
     sf.write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, (LONG + 100) * 8000), 8000)
     data = (tmp_path / "long.flac").read_bytes()
     (tmp_path / "long.flac").write_bytes(data[:len(data) // 2])
-    truncated, complete = tagger.predict(tmp_path / "long.flac"), tagger.predict(io.BytesIO(data))
+    with pytest.warns(AudioWarning, match="long.flac ends before .* s but announces 700 s"):
+        truncated = tagger.predict(tmp_path / "long.flac")
+    complete = tagger.predict(io.BytesIO(data))
     assert truncated.logits == pytest.approx(complete.logits, abs=0.2)
     (tmp_path / "long.flac").write_bytes(data[:200])
     with pytest.raises(AudioError, match="long.flac holds no samples"): tagger.tag(tmp_path / "long.flac")
