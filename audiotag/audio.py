@@ -89,6 +89,7 @@ def sniff(
 def _sniff_frame(head: bytes) -> str | None:
     "Recognize a file that starts with a frame of coded audio"
     if len(head) < 6: return None
+    if len(head) > 99 and all(byte>>4 == 13 for byte in head[:100:33]): return "gsm"
     if head[:2] == b"\x0bw": return "eac3" if head[5]>>3 > 10 else "ac3" if head[4] < 0xc0 else None
     if head[0] != 255 or head[1] & 0xe0 != 0xe0: return None
     if head[1] & 0x16 == 0x10: return "aac" # ADTS: layer bits 00
@@ -301,9 +302,13 @@ STARTS = {
     "matroska": re.compile(rb"\x1aE\xdf\xa3.{1,8}B\x86\x81", re.DOTALL),
 } # of a recording: files of these kinds can be joined
 
+def _after_id3(head: bytes) -> int:
+    "Where the audio starts, behind an ID3v2 tag"
+    return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0))) if head[:3] == b"ID3" else 0
+
 def _next_start(file: BinaryIO, kind: str, at: int = 0) -> int | None:
     "Where the next recording of a joined file starts, not before `at`"
-    first = 0 if kind == "ogg" else 4
+    first = 0 if kind == "ogg" else _after_id3(_read_at(file, 0, 10)) + 4
     while kind == "ogg" and len(page := _read_at(file, first, 282)) > 27 and page[5] & 2: # several may start together
         first += 27 + page[26] + sum(page[27:27+page[26]])
     at = max(first, at)
@@ -336,10 +341,6 @@ def _check_ogg(file: BinaryIO, rec: _Recording) -> None:
     rec.damaged = (end - intact)/max(end, 1)
 
 # %% ../nbs/02_audio.ipynb #mp300002
-def _after_id3(head: bytes) -> int:
-    "Where the audio starts, behind an ID3v2 tag"
-    return 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0))) if head[:3] == b"ID3" else 0
-
 def _bytes_by_xing(file: BinaryIO) -> int:
     "The size of an MP3 by its own account; 0 if its first frame doesn't announce the length"
     at = _after_id3(_read_at(file, 0, 10))
@@ -417,14 +418,14 @@ def _decode_soundfile(sound: sf.SoundFile, file: BinaryIO, first: float, rec: _R
     broken = rec.is_estimate and round(first*rate) >= sound.frames # it can't seek there
     unknown = sound.frames >= 2**62 or rec.is_estimate or rec.kind == "wav" and sound.subtype.startswith("MPEG")
     yield _info(rate, 0 if unknown else sound.frames, sound.channels)
-    at = start = min(round(first*rate), sound.frames)
+    at = min(round(first*rate), sound.frames)
     with sound:
         try:
-            for block in () if broken else _soundfile_blocks(sound, start):
+            for block in () if broken else _soundfile_blocks(sound, at):
                 at += len(block)
                 yield block
         except sf.LibsndfileError: broken = True
-    rec.tail = None if broken else 0 if at == start else file.tell() - 2**16
+    rec.tail = None if broken else 0
     if broken or rec.kind in ("mp3", "au") and _is_audio_left(file):
         try:
             rest = _decode_av(file, max(first, at/rate), rec, rate)
@@ -434,7 +435,7 @@ def _decode_soundfile(sound: sf.SoundFile, file: BinaryIO, first: float, rec: _R
     else: rec.decoded += at/rate
 
 # %% ../nbs/02_audio.ipynb #av000002
-FRAMED = {"aac", "ac3", "eac3", "loas", "mpegts", "gsm", "g722", "truehd", "sbc", "aptx"} # known by suffix or frames
+FRAMED = {"aac", "ac3", "eac3", "loas", "mpegts", "g722", "truehd", "sbc", "aptx"} # known by suffix or frames
 KINDS = ",".join(sorted({kind for *_, kind in MAGIC} | FRAMED)) # what FFmpeg may take an unknown file for
 NO_AUDIO = "is not a sound file, by its first bytes: use wav, flac, ogg, mp3, m4a or webm"
 
@@ -445,9 +446,9 @@ def _open_av(file: BinaryIO, rec: _Recording) -> "InputContainer":
         if not rec.kind: raise AudioError(NO_AUDIO) from None
         advice = 'pip install "audiotag[codecs]", or convert it to wav'
         raise AudioError(f"is {rec.kind} that libsndfile can't decode: {advice}") from None
-    stream = _Window(file)
-    if not rec.kind: stream.name = rec.name # FFmpeg guesses from its suffix too
-    try: return av.open(stream, format=rec.kind, metadata_errors="ignore", options={"format_whitelist": KINDS})
+    stream, options = _Window(file), {}
+    if not rec.kind: stream.name, options = rec.name, {"format_whitelist": KINDS} # the suffix counts too
+    try: return av.open(stream, format=rec.kind, metadata_errors="ignore", options=options)
     except av.FFmpegError:
         if not rec.kind: raise AudioError(NO_AUDIO) from None
         raise AudioError("is damaged or cut off too early to be decoded: export or download it again") from None
@@ -493,7 +494,8 @@ def _decode_av(file: BinaryIO, first: float, rec: _Recording, rate: int | None =
     "A file by FFmpeg, for what phones and browsers record"
     with _open_av(file, rec) as container:
         track = next((t for t in container.streams.audio if t.codec_context and t.rate), None)
-        if track is None: raise AudioError("has no sound track that can be decoded: choose another file")
+        if track is None:
+            raise AudioError("has no sound track that can be decoded: choose another file" if rec.kind else NO_AUDIO)
         rate, at = rate or track.rate, 0
         yield _info(rate, round(_announced(container, track, rec.kind)*rate), track.channels)
         if rec.kind == "flac": track.codec_context.options = {"err_detect": "crccheck+explode"} # no noise

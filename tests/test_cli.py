@@ -56,6 +56,26 @@ def test_train_then_evaluate(bundle, clips):
     assert figures["accuracy"] >= 0.9 and figures["map3"] >= figures["accuracy"]
 
 
+def test_tag_reads_standard_input(bundle, clips):
+    with open(clips / "whistle" / "whistle-0.wav", "rb") as file:
+        done = audiotag("tag", "-", "--model", bundle, "--json", stdin=file)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["file"] == "-"
+    done = audiotag("tag", "-", "--model", bundle, "--out", "t.csv", stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and "--out cannot be combined" in one_line(done.stderr)
+
+
+def test_tag_warns_of_lost_audio(bundle, clips, tmp_path):
+    "One line on stderr, with the file and the seconds; from worker processes too"
+    sf.write(tmp_path / "cut.wav", np.random.default_rng(0).normal(0, 0.1, 2 * RATE), RATE)
+    (tmp_path / "cut.wav").write_bytes((tmp_path / "cut.wav").read_bytes()[:-RATE])
+    warning = "audiotag: cut.wav is damaged or cut off: 0.50 s can't be decoded; get it again"
+    done = audiotag("tag", tmp_path / "cut.wav", "--model", bundle)
+    assert done.returncode == 0 and one_line(done.stderr) == warning
+    done = audiotag("tag", tmp_path / "cut.wav", "--model", bundle, "--out", tmp_path / "t.csv")
+    assert done.returncode == 0 and one_line(done.stderr) == warning
+
+
 def test_tag_prints_one_json_object(bundle, clips):
     file = clips / "whistle" / "whistle-0.wav"
     done = audiotag("tag", file, "--model", bundle, "--json")
