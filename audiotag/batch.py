@@ -338,7 +338,7 @@ def _write_table(rows: Iterable[Row], out: str, writer: Callable, top: int) -> N
 
 def _check_output(out: str) -> None:
     "Raise `ArchiveError` for a table that can't be written in the end"
-    if Path(out).is_dir(): raise ArchiveError(f"{out} is a folder: choose another place for the table")
+    if os.path.isdir(out): raise ArchiveError(f"{out} is a folder: choose another place for the table")
     if out.endswith(".parquet"): write_parquet((), io.BytesIO(), 1)  # is pyarrow there?
 
 def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
@@ -352,14 +352,16 @@ def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
         ) from None
     return Journal(file, _job(tagger, top))
 
-def _check_arguments(files: Any, out: Any, model: Any, top: Any, workers: Any) -> None:
-    "Raise `AudiotagError` for the first argument of `tag_files` of a wrong type"
+def _check_arguments(files: Any, out: Any, model: Any, top: Any, workers: Any) -> str | Path | list[str | Path]:
+    "Raise `AudiotagError` for the first argument of `tag_files` of a wrong type; returns `files`, several as a list"
+    if isinstance(files, Iterable) and not isinstance(files, PATH): files = list(files)
     for file in files if isinstance(files, list) else [files]: check_argument("files", file, PATH, "a path or paths")
     for name, value in (("out", out), ("model", model)): check_argument(name, value, PATH, "a path")
     check_argument("top", top, (Integral,), "a number of tags")
     check_argument("workers", workers, (Integral, NoneType), "a number of processes or None")
     if "-" in (map(str, files) if isinstance(files, list) else [str(files)]):
         raise ArchiveError("standard input is one sound, and a table has many: tag it without --out")
+    return files
 
 
 def tag_files(
@@ -373,8 +375,7 @@ def tag_files(
     engine: Engine = local_rows,
 ) -> BatchResult:
     "Tag many files into one table, sorted by path; a run that was stopped goes on where it was; raises `AudiotagError`"
-    if isinstance(files, Iterable) and not isinstance(files, PATH): files = list(files)
-    _check_arguments(files, out, model, top, workers)
+    files = _check_arguments(files, out, model, top, workers)
     began, out, tagger, finished = time.perf_counter(), str(out), Tagger.load(model, threads=1), False
     writer = WRITERS.get("kaggle" if kaggle else Path(out).suffix)
     if writer is None: raise ArchiveError(f"{out}: its ending says no format: use .csv, .jsonl or .parquet")

@@ -15,7 +15,7 @@ import torch
 from tiny import CONFIG, LABELS, Bands, save_tiny, tone
 
 from audiotag.core import AudiotagError
-from audiotag.bundle import BundleError, open_session, probabilities, read_bundle
+from audiotag.bundle import BundleError, open_session, probabilities, read_bundle, read_verified
 from audiotag.export import save_bundle, update_bundle
 from audiotag.learner import load_model
 from audiotag.tagger import Tagger
@@ -259,7 +259,9 @@ def test_a_graph_that_differs_isnt_saved(copy):
 
 @pytest.mark.parametrize("name", ["config.json", "model.onnx", "model.safetensors"])
 def test_a_pipe_in_a_bundle_is_refused(tmp_path, name):
-    save_tiny(tmp_path / "tiny")
+    bundle = read_bundle(save_tiny(tmp_path / "tiny"))
     (tmp_path / "tiny" / name).unlink()
     os.mkfifo(tmp_path / "tiny" / name)
-    with pytest.raises(BundleError, match=f"{name} is no regular file"): load_model(tmp_path / "tiny")
+    with pytest.raises(BundleError, match=f"{name} is no regular file"):
+        read_bundle(bundle.folder)
+        read_verified(bundle, name)
