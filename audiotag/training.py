@@ -28,7 +28,7 @@ import pandas as pd
 from fastai.callback.schedule import Learner
 from torch import nn
 
-from .bundle import softmax
+from .bundle import clip_digests, softmax
 from .calibration import SUMMARY_METRICS, HeldOutPredictions, calibrate, compute_class_means, compute_metrics
 from .calibration import encode_targets, fit_temperature, format_metrics, get_labels, mean_and_std
 from .calibration import predict_heldout
@@ -287,15 +287,16 @@ AUDIOSET = {
 
 
 def _data_fields(clips: pd.DataFrame, recipe: Recipe, run: RunConfig) -> dict:
-    "`trained_on` and `datasets` of config.json, including those of the bundle that was fine-tuned"
+    "`trained_on`, `digests` and `datasets` of config.json, including those of the bundle that was fine-tuned"
     name = clips.attrs["report"].name if "report" in clips.attrs else "own clips"
-    if run.parent: before = run.parent.config
-    else: before = {"trained_on": {}, "datasets": [AUDIOSET] if recipe.weights else []}
-    dataset, info = {"name": name}, DATASETS.get(name)
+    before = run.parent.config if run.parent else {"datasets": [AUDIOSET] if recipe.weights else []}
+    dataset, info, clips = {"name": name}, DATASETS.get(name), clips.sort_values("clip_id")
+    digests = clip_digests(clips[["path", "start", "end"]].itertuples(index=False, name=None))
     if info: dataset |= {"title": info.title, "licence": info.licence, "citation": info.citation}
     return {
-        "trained_on": {**before["trained_on"], name: sorted(clips.clip_id)},
-        "datasets": [dataset, *(d for d in before["datasets"] if d["name"] != name)],
+        "trained_on": {**(before.get("trained_on") or {}), name: clips.clip_id.tolist()},
+        "digests": {**(before.get("digests") or {}), name: digests},
+        "datasets": [dataset, *(d for d in before.get("datasets") or [] if d["name"] != name)],
     }
 
 
