@@ -26,7 +26,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tqdm import tqdm
 
 from .audio import load_audio
-from .bundle import Bundle, probabilities, read_bundle, rejection_score
+from .bundle import Bundle, clip_digests, probabilities, read_bundle, rejection_score
 from .core import AudiotagError, cpu_count, write_atomic
 from .figures import colorize, data_uri, hertz_axis, seconds_axis
 from .metrics import accuracy, bootstrap, calibration_error, classification_metrics, log_loss, lwlrap, macro_f1
@@ -116,6 +116,7 @@ class Evaluation:
     failed: tuple[str, ...] = ()  # Error message of each clip that could not be scored
     unknown_labels: Mapping[str, int] | None = None  # Number of clips per label that the model doesn't have
     n_seen_in_training: int = 0  # Number of scored clips that the model was trained on
+    is_seen_by_name: bool = False  # Whether only clip names were compared for that: the bundle has no digests
     draws: int = 1000  # Number of bootstrap samples
 
     @property
@@ -221,9 +222,9 @@ def warnings(self: Evaluation) -> list[str]:
     seen, skipped, n = self.n_seen_in_training, dict(self.unknown_labels or {}), self.n_recordings
     def clips(number: int) -> str: return f"{number} clip{'s' * (number != 1)}"
     names = ", ".join(list(skipped)[:5]) + ", ..." * (len(skipped) > 5)
-    were = "was" if seen == 1 else "were"
+    by = " by their names, as the bundle has no digests of them" if self.is_seen_by_name else ""
     notes = [
-        (seen, f"{seen} of these {clips(len(self.table))} {were} used for training; results are optimistic"),
+        (seen, f"the model was trained on {seen} of these {clips(len(self.table))}{by}; results are optimistic"),
         (skipped, f"{clips(sum(skipped.values()))} skipped; the model doesn't have their labels ({names})"),
         (self.failed, f"{clips(len(self.failed))} could not be scored; first error: {next(iter(self.failed), '')}"),
         (n < 20, f"only {n} recordings: the confidence intervals are too narrow"),
@@ -338,11 +339,17 @@ def predict_table(
         return list(tqdm(outputs, total=len(rows), unit=" clips", disable=None, file=sys.stderr))
 
 # %% ../nbs/25_evaluation.ipynb #9fcad6fe
-def _count_seen(config: Mapping[str, Any], table: pd.DataFrame) -> int:
-    "Count the clips that the model was trained on"
-    lists, name = config.get("trained_on") or {}, getattr(table.attrs.get("report"), "name", None)
-    seen = set(lists[name] if name in lists else chain.from_iterable(lists.values()))
-    return int(table.clip_id.isin(seen).sum())
+def _count_seen(config: Mapping[str, Any], table: pd.DataFrame) -> tuple[int, bool]:
+    "Count the clips that the model was trained on, and whether only their names tell so (bundles without digests)"
+    lists, digests = config.get("trained_on") or {}, config.get("digests") or {}
+    seen, by_content = set(chain.from_iterable(digests.values())) - {""}, np.zeros(len(table), bool)
+    if seen:
+        found = clip_digests(table[["path", "start", "end"]].itertuples(index=False, name=None))
+        by_content = np.array([one in seen for one in found])
+    lists, name = {k: v for k, v in lists.items() if k not in digests}, getattr(table.attrs.get("report"), "name", None)
+    names = () if name in digests else lists[name] if name in lists else chain.from_iterable(lists.values())
+    by_name = table.clip_id.isin(set(names)).to_numpy() & ~by_content
+    return int(by_content.sum() + by_name.sum()), bool(by_name.any())
 
 def _check_one_label(bundle: Bundle) -> None:
     "Raise `EvaluationError` for multi-label models"
@@ -377,8 +384,8 @@ def evaluate(
         raise EvaluationError(f"none of the {len(outputs)} clips can be used; the first: {failed[0]}")
     scored = scorable[[not isinstance(output, AudiotagError) for output in outputs]]
     logits, embeddings, known = map(np.array, zip(*(o for o in outputs if not isinstance(o, AudiotagError))))
-    n_seen = _count_seen(config, scored)
-    result = Evaluation(config, scored, logits, known, embeddings, failed, skipped, n_seen, draws)
+    seen = _count_seen(config, scored)
+    result = Evaluation(config, scored, logits, known, embeddings, failed, skipped, *seen, draws)
     if out is not None: save_report(result, tagger, out)
     return result
 

@@ -119,6 +119,7 @@ def hertz_axis(
     frequencies: Sequence[float], # centre of each band in Hz, rising
 ) -> str: # HTML: marks at round frequencies
     "The frequency axis"
+    if not len(frequencies): return ""
     shown = [f for f in (100, 500, 1000, 2000, 4000, 8000, 16000) if frequencies[0] <= f <= frequencies[-1]]
     places = np.interp(shown, frequencies, 100*(np.arange(len(frequencies))+.5)/len(frequencies))
     spans = (
@@ -135,10 +136,8 @@ def spectrogram_figure(
     switch: str = "", # the words on the switch that shades the rest
 ) -> str: # HTML
     "Render a spectrogram with axes and an optional heatmap switch; clicking it plays from that position"
-    alt = (
-        f"Spectrogram of {seconds:.1f} seconds: time runs to the right, "
-        f"frequency from {frequencies[0]:.0f} Hz up to {frequencies[-1]:.0f} Hz, brighter is louder"
-    )
+    span = f" from {frequencies[0]:.0f} Hz up to {frequencies[-1]:.0f} Hz" if len(frequencies) else " upwards"
+    alt = f"Spectrogram of {seconds:.1f} seconds: time runs to the right, frequency{span}, brighter is louder"
     veil = (
         ""
         if heat is None

@@ -43,7 +43,7 @@ from tqdm.auto import tqdm
 
 from .audio import crops, read_clip
 from .augment import BackgroundNoise, LowPass, MixClips, colored_noise, spec_tfms, wave_tfms
-from .bundle import WEIGHTS, Bundle, BundleError, read_bundle, read_verified
+from .bundle import CONFIG, WEIGHTS, Bundle, BundleError, read_bundle, read_verified
 from .core import AudiotagError, available_memory, one_line
 from .data import ClipCache, clip_dls
 from .mel import SpectrogramConfig
@@ -286,12 +286,13 @@ def load_model(
 ) -> "torch.nn.Module":  # an AudioNet on the CPU, in evaluation mode
     "Load the network of a bundle, for fine-tuning or inspection; raises BundleError"
     bundle = folder if isinstance(folder, Bundle) else read_bundle(folder)
-    model = create_model(
-        bundle.architecture["name"],
-        len(bundle.labels),
-        SpectrogramConfig.from_dict(bundle.spectrogram),
-        **bundle.architecture["kwargs"],
-    )
+    arch, config = bundle.architecture, SpectrogramConfig.from_dict(bundle.spectrogram)
+    try:
+        model = create_model(arch["name"], len(bundle.labels), config, **arch.get("kwargs", {}))
+    except (TypeError, ValueError) as e:
+        raise BundleError(
+            f"{bundle.folder / CONFIG} has an invalid field 'architecture' ({one_line(e)}); export the model again"
+        ) from None
     try:
         model.load_state_dict(load(read_verified(bundle, WEIGHTS)))
     except RuntimeError:

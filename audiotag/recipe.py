@@ -54,7 +54,7 @@ class Recipe:
     wd: float = number(0.01, 0)  # weight decay, decoupled
     bs: int = number(32, 1)  # clips per batch
     ema: float = number(0.0, 0, 0.99999)  # decay of the moving average of the weights, such as 0.99; 0: off
-    crop_seconds: float = number(4.0, 0.1, 3600)  # length of the random crop that the network receives
+    crop_seconds: float = number(4.0, 0.1, 120)  # length of the random crop that the network receives
     max_crops: int = number(8, 1)  # maximum number of crops averaged per clip, in validation and serving
     balance: str | None = choice(None, "classes", "sources")  # sample each class, or each of its recordings, equally
     mixup: float = number(0.3, 0)  # Beta parameter of mixup; 0: off

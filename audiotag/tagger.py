@@ -25,8 +25,8 @@ import numpy as np
 
 from .audio import AudioWarning, EmptyError, Source, crops, display_name, fit_length, is_silent, load_audio
 from .audio import probe, rereadable, stream_audio, trim_silence
-from .bundle import Bundle, fetch_bundle, is_address, open_session, probabilities, read_bundle, rejection_score
-from .bundle import similarity
+from .bundle import Bundle, BundleError, fetch_bundle, is_address, open_session, probabilities, read_bundle
+from .bundle import rejection_score, run_network, similarity
 from .core import PATH, AudiotagError, check_argument
 
 if TYPE_CHECKING:
@@ -232,15 +232,14 @@ class Tagger:
         return cls(bundle, open_session(bundle, threads))
 
     def _run(self, waves: np.ndarray, *names: str, source: Source | None = None) -> list[np.ndarray]:
-        "The named outputs of the graph for waves (n, crop); raises `AudiotagError` for NaN or infinity"
-        runs = [self.session.run(names, {"waveform": waves[i:i+BATCH]}) for i in range(0, len(waves), BATCH)]
+        "The named outputs of the graph for waves (n, crop); raises `BundleError` for NaN or infinity"
+        network = f"{_source_name(source)}: the network of {self.bundle.name}"
+        try: runs = [run_network(self.session, names, waves[i:i+BATCH]) for i in range(0, len(waves), BATCH)]
+        except BundleError as e: raise BundleError(f"{network} {e}; export the model again") from None
         outputs = [np.concatenate(parts) for parts in zip(*runs)]
         for name, output in zip(names, outputs):
             if not np.isfinite(output).all():
-                raise AudiotagError(
-                    f"{_source_name(source)}: the network of {self.bundle.name} returns NaN or infinity ({name}); "
-                    "train or export the model again"
-                )
+                raise BundleError(f"{network} returns NaN or infinity ({name}); train or export the model again")
         return outputs
 
     def _cut(self, samples: np.ndarray) -> np.ndarray:

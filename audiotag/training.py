@@ -30,7 +30,7 @@ import pandas as pd
 from fastai.callback.schedule import Learner
 from torch import nn
 
-from .bundle import softmax
+from .bundle import clip_digests, softmax
 from .calibration import SUMMARY_METRICS, HeldOutPredictions, calibrate, compute_class_means, compute_metrics
 from .calibration import encode_targets, fit_temperature, format_metrics, get_labels, mean_and_std
 from .calibration import predict_heldout
@@ -299,17 +299,19 @@ AUDIOSET = {
 
 
 def _data_fields(clips: pd.DataFrame, recipe: Recipe, run: RunConfig) -> dict:
-    "`trained_on`, `held_out` and `datasets` of config.json, including those of the bundle that was fine-tuned"
+    "`trained_on`, `digests`, `held_out` and `datasets` of config.json, with those of the bundle that was fine-tuned"
     name = clips.attrs["report"].name if "report" in clips.attrs else "own clips"
-    if run.parent: before = run.parent.config
-    else: before = {"trained_on": {}, "datasets": [AUDIOSET] if recipe.weights else []}
+    before = run.parent.config if run.parent else {"datasets": [AUDIOSET] if recipe.weights else []}
     dataset, info = {"name": name}, DATASETS.get(name)
     if info: dataset |= {"title": info.title, "licence": info.licence, "citation": info.citation}
-    ids = {split: sorted(clips.clip_id[clips.split == split]) for split in ("valid", "test")}
+    held = {split: sorted(clips.clip_id[clips.split == split]) for split in ("valid", "test")}
+    used = clips[clips.split != "test"].sort_values("clip_id")
+    digests = clip_digests(used[["path", "start", "end"]].itertuples(index=False, name=None))
     return {
-        "trained_on": {**before["trained_on"], name: sorted(clips.clip_id[clips.split != "test"])},
-        "held_out": {**before.get("held_out", {}), name: {split: held for split, held in ids.items() if held}},
-        "datasets": [dataset, *(d for d in before["datasets"] if d["name"] != name)],
+        "trained_on": {**(before.get("trained_on") or {}), name: used.clip_id.tolist()},
+        "digests": {**(before.get("digests") or {}), name: digests},
+        "held_out": {**(before.get("held_out") or {}), name: {split: ids for split, ids in held.items() if ids}},
+        "datasets": [dataset, *(d for d in before.get("datasets") or [] if d["name"] != name)],
     }
 
 

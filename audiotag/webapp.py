@@ -11,6 +11,7 @@ __all__ = ['MAX_MINUTES', 'EMPTY', 'Sound', 'MAX_MEGABYTES', 'MAX_FILES', 'KEEP_
 
 # %% ../nbs/29_webapp.ipynb #4f4820f2
 import base64
+import html
 import os
 import re
 import shutil
@@ -34,8 +35,8 @@ from starlette.responses import PlainTextResponse
 
 import gradio as gr
 from .audio import AudioError, Warn, stream_audio
-from .bundle import Bundle, BundleError, find_bundles, read_bundle
-from .core import AudiotagError, repo_path
+from .bundle import Bundle, BundleError, find_bundles
+from .core import AudiotagError, one_line, printable, repo_path
 from .figures import alert, colorize, data_uri, files_table, hertz_axis, label_list, model_summary
 from .figures import notice, spectrogram_figure, tag_bars, timeline_figure
 from .tagger import Analysis, Segment, Tagger
@@ -67,16 +68,16 @@ def decode_upload(
 def find_models(
     folder: str | Path = "models", # its sub-folders are bundles
 ) -> dict[str, Bundle]: # by name, the one to offer first in front
-    "Every sound bundle in a folder; raises `BundleError` where there is none"
+    "Every bundle in a folder that loads, tried on silence; raises `BundleError` if there is none"
     bundles = {}
     for name, path in sorted(
         find_bundles(folder).items(),
         key=lambda found: (found[0].startswith(("synthetic-", "run-")), found[0] != "urbansound8k", found[0]),
     ):
         try:
-            bundles[name] = read_bundle(path)
-        except AudiotagError as error:
-            print(f"audiotag: left out: {error}", file=sys.stderr)
+            bundles[name] = load_tagger(path).bundle
+        except Exception as error:  # noqa: BLE001  (one odd bundle mustn't cost the page the others)
+            print(f"audiotag: left out: {printable(f'{name}: {one_line(error, 300)}')}", file=sys.stderr)
     if not bundles:
         raise BundleError(
             f"{folder} holds no bundle that can be used: name a folder of bundles, or make one with `audiotag train`"
@@ -314,7 +315,7 @@ ORIGIN_JS = (
 
 def api_tab(models: Models, model: gr.Dropdown) -> None:
     "Show how programs call the web app, and register its two endpoints"
-    gr.HTML(text("api.html", model=next(iter(models))), elem_classes="at-text", js_on_load=ORIGIN_JS)
+    gr.HTML(text("api.html", model=html.escape(next(iter(models)))), elem_classes="at-text", js_on_load=ORIGIN_JS)
     with gr.Row(visible=False):
         one, many, names = (
             gr.Audio(type="filepath"),
@@ -519,8 +520,9 @@ def launch(
     port: int | None = None, # None: the first free one from 7860, or what GRADIO_SERVER_PORT says
 ) -> None:
     "Serve the page until it is stopped; raises `AudiotagError` where there is no model or no free port"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when `find_models` imports onnxruntime
     bundles, folder = find_models(models), make_upload_folder()
-    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "ORT_DISABLE_TELEMETRY": "1"}
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     gr.processing_utils.async_ssrf_protected_download = refuse_address
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -3,7 +3,9 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -211,3 +213,36 @@ def test_a_full_disk_keeps_what_is_done(sounds, model, tmp_path):
     assert done.stdout.splitlines()[-1].startswith("told: ") and "what is done is kept" in done.stdout
     report = tag_files(sounds, tmp_path / "t.csv", model, workers=1)
     assert report.files == 24 * CHUNK + 3 and report.reused >= CHUNK
+
+
+def stopped_after_a_chunk(chunks, *args):
+    yield from local_rows(chunks[:1], *args)
+    raise KeyboardInterrupt
+
+
+def test_a_file_replaced_between_two_runs_is_tagged_again(model, tmp_path):
+    for name in "abc": sf.write(tmp_path / f"{name}.wav", tone(200), 32000)
+    with pytest.raises(KeyboardInterrupt): tag_files(tmp_path, tmp_path / "t.csv", model, engine=stopped_after_a_chunk)
+    sf.write(tmp_path / "b.wav", tone(6000, 0.9), 32000)
+    report = tag_files(tmp_path, tmp_path / "t.csv", model, workers=1)
+    assert (report.files, report.reused) == (3, 2)
+    assert [row["label_1"] for row in csv.DictReader((tmp_path / "t.csv").open())] == ["low", "high", "low"]
+
+
+def test_class_means_and_network_belong_to_the_job_and_old_journals_resume(model, tmp_path):
+    sf.write(tmp_path / "a.wav", tone(200), 32000)
+    with pytest.raises(KeyboardInterrupt): tag_files(tmp_path, tmp_path / "t.csv", model, engine=stopped_after_a_chunk)
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    config = json.loads((copy / "config.json").read_text())
+    del config["files"]
+    (copy / "config.json").write_text(json.dumps({**config, "class_means": [[1.0] * 8] * 3}))
+    with pytest.raises(ArchiveError, match="another model or other settings"):
+        tag_files(tmp_path, tmp_path / "t.csv", copy)
+    db = sqlite3.connect(tmp_path / "t.csv.part")
+    job = json.loads(db.execute("select job from job").fetchone()[0])
+    assert job.pop("class_means") and job["model"]
+    db.execute("update job set job = ?", [json.dumps(job)])
+    db.execute("alter table rows drop column state")
+    db.commit()
+    db.close()
+    assert tag_files(tmp_path, tmp_path / "t.csv", model, workers=1).reused == 1

@@ -17,6 +17,7 @@ from tiny import CONFIG, LABELS, Bands, save_tiny, tone
 from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError, open_session, probabilities, read_bundle, read_verified
 from audiotag.export import save_bundle, update_bundle
+from audiotag.figures import model_summary
 from audiotag.learner import load_model
 from audiotag.tagger import Tagger
 
@@ -130,7 +131,7 @@ def test_a_sound_far_from_every_class_mean_is_unknown_however_sure_the_network_i
     rule["threshold"] = tags.score / 2
     far = save_tiny(tmp_path / "far", rejection=rule, class_means=(-means).tolist())
     assert not Tagger.load(far).tag((sounds[6000], 32000)).known
-    with pytest.raises(BundleError, match="2 class means for 3 labels"):
+    with pytest.raises(BundleError, match="field 'class_means'"):
         save_tiny(tmp_path / "few", rejection=rule, class_means=means[:2].tolist())
 
 
@@ -257,11 +258,113 @@ def test_a_graph_that_differs_isnt_saved(copy):
     assert model.training and model.head.weight.requires_grad  # who goes on training finds the network as it was
 
 
+@pytest.fixture(scope="module")
+def bad_graph(bundle, tmp_path_factory):
+    "Write a copy of the bundle whose graph was changed, without digests"
+    onnx = pytest.importorskip("onnx")
+
+    def write(name, change):
+        folder = Path(shutil.copytree(bundle, tmp_path_factory.mktemp("bad") / name))
+        config, graph = json.loads((folder / "config.json").read_text()), onnx.load(folder / "model.onnx")
+        change(graph.graph)
+        (folder / "model.onnx").write_bytes(graph.SerializeToString())
+        (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "files"}))
+        return folder
+    return write
+
+
+def endless(graph):
+    "Put a loop without end before the logits"
+    from onnx import TensorProto, helper
+    def value(name, kind, shape): return helper.make_tensor_value_info(name, kind, shape)
+    flag, number = (TensorProto.BOOL, []), (TensorProto.FLOAT, None)
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Neg", ["x"], ["y"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", *flag), value("x", *number)],
+        [value("go_on", *flag), value("y", *number)],
+    )
+    for node in graph.node:
+        for i, name in enumerate(node.output): node.output[i] = "first" if name == "logits" else name
+    graph.initializer.append(helper.make_tensor("true", TensorProto.BOOL, [], [True]))
+    graph.node.append(helper.make_node("Loop", ["", "true", "first"], ["logits"], body=body))
+
+
+def rename(names):
+    def change(graph):
+        for part in [*graph.node, graph]:
+            for values in (part.input, part.output):
+                for i, value in enumerate(values):
+                    if isinstance(value, str): values[i] = names.get(value, value)
+                    else: value.name = names.get(value.name, value.name)
+    return change
+
+
+def external(graph):
+    tensor = max(graph.initializer, key=lambda t: len(t.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+@pytest.mark.parametrize("change, message", [
+    (rename({"waveform": "sound"}), r"has inputs \['sound'\]"),
+    (rename({"embedding": "features"}), "expected: .*'embedding'"),
+    (rename({"logits": "embedding", "embedding": "logits"}), "has .* outputs, and config.json names 3 labels"),
+    (external, "keeps weights in other files"),
+], ids=["input", "output", "shape", "external"])
+def test_a_graph_that_does_not_match_is_refused_at_load(bad_graph, change, message):
+    folder = bad_graph("bad", change)
+    with pytest.raises(BundleError, match=message) as caught: Tagger.load(folder)
+    assert str(caught.value).startswith(str(folder / "model.onnx")) and "\n" not in str(caught.value)
+
+
+def test_a_network_that_never_ends_is_given_up(bad_graph, monkeypatch):
+    monkeypatch.setattr("audiotag.bundle.RUN_SECONDS", 1.0)
+    with pytest.raises(BundleError, match="model.onnx does not end within 1 s; export"):
+        Tagger.load(bad_graph("endless", endless))
+
+
+def test_other_files_than_the_graph_are_never_read(bad_graph, monkeypatch):
+    "Also if the scan misses the reference: onnxruntime looks into a folder that doesn't exist"
+    monkeypatch.setattr("audiotag.bundle.EXTERNAL", b"nothing like it")
+    for place in "/etc/passwd", "README.md", "../README.md":
+        def change(graph, place=place):
+            external(graph)
+            for tensor in graph.initializer:
+                for entry in tensor.external_data: entry.value = place
+        folder = bad_graph("bad", change)
+        monkeypatch.chdir(folder)
+        with pytest.raises(BundleError, match="can't be run"): Tagger.load(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.onnx", "model.safetensors"])
-def test_a_pipe_in_a_bundle_is_refused(tmp_path, name):
-    bundle = read_bundle(save_tiny(tmp_path / "tiny"))
-    (tmp_path / "tiny" / name).unlink()
-    os.mkfifo(tmp_path / "tiny" / name)
-    with pytest.raises(BundleError, match=f"{name} is no regular file"):
-        read_bundle(bundle.folder)
+def test_a_pipe_in_a_bundle_never_hangs(copy, name):
+    bundle = read_bundle(copy)
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(BundleError, match=f"{name} is not a file"):
+        read_bundle(copy)
         read_verified(bundle, name)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "\xff", '{"format": 1, "labels": ' + "9" * 10_000 + "}"])
+def test_a_config_that_cannot_be_parsed_is_one_line(copy, text):
+    (copy / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(BundleError, match="config.json is damaged"): read_bundle(copy)
+
+
+def test_a_seeded_fuzz_of_the_config(copy):
+    "Any odd value of any field: read and usable, or one line that names the file"
+    rng, config = random.Random(0), json.loads((copy / "config.json").read_text())
+    odd = [None, True, -1, 0, 1e308, 10**30, "", "\x1b[2J", "\ud800", [], [[]], [None], {}, {"a": []}, "a" * 5000]
+    for _ in range(150):
+        changed, key = dict(config), rng.choice(list(config))
+        changed[key] = rng.choice(odd)
+        if rng.random() < 0.3: changed["spectrogram"] = {**config["spectrogram"], rng.choice(["f_max", "kind"]): "?"}
+        if rng.random() < 0.1: del changed[key]
+        (copy / "config.json").write_text(json.dumps(changed))
+        try: bundle = read_bundle(copy)
+        except BundleError as e: assert str(e).startswith(str(copy / "config.json")) and str(e).isprintable()
+        else:
+            assert bundle.name and bundle.crop_samples and model_summary("x", bundle.config)

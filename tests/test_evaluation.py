@@ -102,7 +102,7 @@ print(json.dumps({**found.to_dict(), "torch": "torch" in sys.modules, "text": st
     assert str(clips) not in told["failed"][0]
     for name, (low, high) in told["intervals"].items():
         assert name == "calibration_error" or low <= told[name] <= high, name
-    assert "accuracy" in told["text"] and "1 of these 23 clips was used for training" in told["text"]
+    assert "accuracy" in told["text"] and "trained on 1 of these 23 clips by their names" in told["text"]
     written = json.loads((tmp_path / "r/metrics.json").read_text(), parse_constant=pytest.fail)
     assert written == {k: v for k, v in told.items() if k not in ("torch", "text")}
     assert (tmp_path / "r/report.html").stat().st_size > 10_000
@@ -399,3 +399,30 @@ def test_heat_lies_within_the_chirp(tmp_path):
     assert min(good.values()) >= 0.9
     span = max(explain_clip(tagger, (samples[2], RATE), "rising").spans, key=lambda s: s[1] - s[0])
     assert places[2][0] - 0.5 < span[0] < span[1] < places[2][1] + 0.5
+
+
+def test_training_clips_are_recognized_by_their_content(tmp_path):
+    "The same files in another folder, with other names, or under a CSV; not new files with the old names"
+    import shutil
+
+    from audiotag.bundle import clip_digests
+    from audiotag.datasets import read_dataset
+    from audiotag.evaluation import _count_seen
+    for seed, folder in enumerate(("old", "new")):
+        for i, label in enumerate("aabb"):
+            (tmp_path / folder / label).mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng([seed, i]).normal(0, 0.1, 8000)
+            sf.write(tmp_path / folder / label / f"{i}.wav", noise, 8000)
+    old, new = (read_dataset(tmp_path / folder) for folder in ("old", "new"))
+    digests = clip_digests(old[["path", "start", "end"]].itertuples(index=False, name=None))
+    config = {"trained_on": {"own": old.clip_id.tolist()}, "digests": {"own": digests}}
+    shutil.copytree(tmp_path / "old/a", tmp_path / "copy/a")
+    for file in list((tmp_path / "copy/a").iterdir()): file.rename(file.with_stem(f"renamed-{file.stem}"))
+    (tmp_path / "copy/b").mkdir()
+    for name in ("8", "9"): shutil.copy(tmp_path / "new/b/2.wav", tmp_path / f"copy/b/{name}.wav")
+    assert [_count_seen(config, table) for table in (old, new)] == [(4, False), (0, False)]
+    assert _count_seen(config, read_dataset(tmp_path / "copy")) == (2, False)
+    part = old.assign(start=0.0, end=0.5)
+    assert _count_seen(config, part) == (0, False)
+    del config["digests"]
+    assert _count_seen(config, new) == (4, True)

@@ -830,3 +830,21 @@ def test_requirements_alone_serve_the_page(models, tmp_path):
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_odd_bundles_are_left_out_and_named(models, tmp_path, capsys):
+    "Also one whose graph is bad; the names of folders are escaped on the page and on the terminal"
+    from audiotag.webapp import build, find_models
+    good = models / "urbansound8k"
+    hostile = "<img src=x onerror=alert(1)>"
+    for name in (hostile, "fields", "graph", "x\x1b[2J"): shutil.copytree(good, tmp_path / name)
+    for name, changes in ("fields", {"datasets": [{}]}), ("graph", {"files": {}}), ("x\x1b[2J", {"metrics": [1]}):
+        file = tmp_path / name / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    (tmp_path / "graph/model.onnx").write_bytes(b"not a graph")
+    found = find_models(tmp_path)
+    errors = capsys.readouterr().err
+    assert list(found) == [hostile] and "\x1b" not in errors
+    assert [line.split(": ")[2] for line in errors.splitlines()] == ["fields", "graph", "x\\x1b[2J"]
+    html = [c["props"].get("value") for c in build(found).get_config_file()["components"] if c["type"] == "html"]
+    assert not any("<img src=x" in text for text in html if isinstance(text, str))
