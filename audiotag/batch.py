@@ -25,20 +25,23 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from numbers import Integral
 from pathlib import Path
 from queue import SimpleQueue
+from types import NoneType
 from typing import Any, BinaryIO
 
 from .audio import SUFFIXES, AudioWarning, find_audio, sniff
 from .bundle import CONFIG, ONNX, read_bundle
-from .core import AudiotagError, atomic_path, cpu_count
+from .core import PATH, AudiotagError, atomic_path, check_argument, cpu_count
 from .tagger import Tagger
 
 # %% ../nbs/17_batch.ipynb #37c2acc2
 class ArchiveError(AudiotagError):
     "The whole job can't be done, or not into this file"
 
-Row = dict[str, Any]  # path, known, score, tags ([label, probability] each), error: "" or why it can't be used
+# path, known, score, tags ([label, probability] each), error: "" or why it can't be used, reason: why it isn't known
+Row = dict[str, Any]
 
 class Journal:
     "Store finished rows in `NAME.part` until the table is written; raises `ArchiveError` if it can't be used"
@@ -129,7 +132,7 @@ def write_csv(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
     _csv_lines(chain([header], (_flat(row, top).values() for row in rows)), file)
 
 def write_jsonl(rows: Iterable[Row], file: BinaryIO, top: int) -> None:
-    "An object a line: path, known, score, tags, error"
+    "An object a line: path, known, score, tags, error, and reason if it isn't known"
     for row in rows:
         tags = [{"label": label, "probability": p} for label, p in row["tags"]]
         file.write(
@@ -190,6 +193,7 @@ def tag_row(
         "score": round(tags.score, 6),
         "tags": [[t.label, round(t.probability, 6)] for t in tags],
         "error": "",
+        **({"reason": tags.reason} if tags.reason else {}),
     }
 
 
@@ -208,10 +212,9 @@ CHUNK = 16  # files that a worker gets at once, and that a commit keeps
 
 def serve_paths() -> None:
     "A worker's life: rows on stdout for paths on stdin, until that closes"
-    answers = os.fdopen(os.dup(1), "w")
+    answers, requests = os.fdopen(os.dup(1), "w"), os.fdopen(os.dup(0))
     os.dup2(2, 1)  # a decoder that prints mustn't be taken for an answer
-    requests = os.fdopen(os.dup(0))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor must /dev/stdin, as a path, read the requests
+    with open(os.devnull) as nothing: os.dup2(nothing.fileno(), 0)  # nor may `/dev/stdin` read the requests
     tagger, top = Tagger.load(sys.argv[1], threads=1), int(sys.argv[2])
     print("ready", file=answers, flush=True)
     for line in requests:
@@ -238,10 +241,10 @@ class Worker:
             raise ArchiveError("a worker process can't start: is there enough memory? try fewer workers")
 
     def _ask(self, paths: Sequence[str]) -> list[Row] | None:
-        "Rows; or None, and a fresh process, where these paths killed it"
+        "Rows; or None, and a fresh process, where these paths killed it, also while it wrote a line"
         try:
             print(json.dumps(paths), file=self.process.stdin, flush=True)
-            if line := self.process.stdout.readline():
+            if (line := self.process.stdout.readline()).endswith("\n"):
                 rows, messages = json.loads(line)
                 for message in messages: warnings.warn(message, AudioWarning, stacklevel=2)
                 return rows
@@ -333,6 +336,11 @@ def _write_table(rows: Iterable[Row], out: str, writer: Callable, top: int) -> N
         with fsspec.open(out, "wb") as file: return writer(rows, file, top)
     with atomic_path(out) as part, open(part, "wb") as file: writer(rows, file, top)
 
+def _check_output(out: str) -> None:
+    "Raise `ArchiveError` for a table that can't be written in the end"
+    if os.path.isdir(out): raise ArchiveError(f"{out} is a folder: choose another place for the table")
+    if out.endswith(".parquet"): write_parquet((), io.BytesIO(), 1)  # is pyarrow there?
+
 def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
     "The journal beside the output; in the working folder where that is remote"
     file = Path(f"{Path(out).name if '://' in out else out}.part")
@@ -344,24 +352,34 @@ def _open_journal(out: str, tagger: Tagger, top: int) -> Journal:
         ) from None
     return Journal(file, _job(tagger, top))
 
+def _check_arguments(files: Any, out: Any, model: Any, top: Any, workers: Any) -> str | Path | list[str | Path]:
+    "Raise `AudiotagError` for the first argument of `tag_files` of a wrong type; returns `files`, several as a list"
+    if isinstance(files, Iterable) and not isinstance(files, PATH): files = list(files)
+    for file in files if isinstance(files, list) else [files]: check_argument("files", file, PATH, "a path or paths")
+    for name, value in (("out", out), ("model", model)): check_argument(name, value, PATH, "a path")
+    check_argument("top", top, (Integral,), "a number of tags")
+    check_argument("workers", workers, (Integral, NoneType), "a number of processes or None")
+    if "-" in (map(str, files) if isinstance(files, list) else [str(files)]):
+        raise ArchiveError("standard input is one sound, and a table has many: tag it without --out")
+    return files
+
+
 def tag_files(
-    files: str
-    | Path
-    | Sequence[
-        str | Path
-    ],  # a folder, searched with all folders in it, or paths of files and folders (also of fsspec: s3://...)
+    files: str | Path | Sequence[str | Path],  # a folder, or paths of files and folders (also of fsspec: s3://...)
     out: str | Path,  # .csv, .jsonl or .parquet
     model: str | Path = "models/urbansound8k",
-    top: int = 3,  # tags a file
-    workers: int | None = None,  # processes; None: one for each core that this process may use
-    kaggle: bool = False,  # write fname,label with `top` labels a line
-    progress: Callable[[int, int, int], None] | None = None,  # is told the files done, all files, and those that failed
+    top: int = 3,  # number of tags per file
+    workers: int | None = None,  # processes; None: one per core that this process may use
+    kaggle: bool = False,  # write fname,label with `top` labels per line
+    progress: Callable[[int, int, int], None] | None = None,  # called with the files done, all files, and failed ones
     engine: Engine = local_rows,
 ) -> BatchResult:
     "Tag many files into one table, sorted by path; a run that was stopped goes on where it was; raises `AudiotagError`"
+    files = _check_arguments(files, out, model, top, workers)
     began, out, tagger, finished = time.perf_counter(), str(out), Tagger.load(model, threads=1), False
     writer = WRITERS.get("kaggle" if kaggle else Path(out).suffix)
     if writer is None: raise ArchiveError(f"{out}: its ending says no format: use .csv, .jsonl or .parquet")
+    _check_output(out)
     paths = _find(files)
     journal = _open_journal(out, tagger, top)
     try:

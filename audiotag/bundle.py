@@ -178,6 +178,8 @@ def validate_config(config: Any) -> str | None:
 
 def _read(file: Path) -> bytes:
     "The bytes of one of a bundle's files"
+    if file.exists() and not file.is_file():
+        raise BundleError(f"{file} is no regular file, and reading it may never end: copy the bundle again")
     try: return file.read_bytes()
     except FileNotFoundError: raise BundleError(f"{file} is missing: copy the bundle again, whole") from None
     except OSError as e: raise BundleError(f"{file} can't be read ({e.strerror}): check its permissions") from None

@@ -312,6 +312,11 @@ def _batch_transforms(
     if not images and not wave: tfms.append(ApplyFrontEnd(config))
     return tfms
 
+def _even_batch(clips: int, bs: int) -> int:
+    "Batch size at most `bs` for batches of nearly equal size, since fastai drops the remainder; 1 only if it has to be"
+    return max(clips // math.ceil(clips / bs), min(2, bs, clips))
+
+
 def clip_dls(
     table: pd.DataFrame,  # clips with split train, and valid (optional)
     config: SpectrogramConfig,  # front end
@@ -341,7 +346,7 @@ def clip_dls(
     if not train: raise LoaderError("no clip of split 'train' can be read: run audiotag data check")
     tfms = [[reader], [GetLabel(), *_target_transforms(vocab, multilabel)]]
     dls = Datasets(clips, tfms, splits=[train, valid]).dataloaders(
-        bs=len(train) // math.ceil(len(train) / bs),  # batches of nearly equal size, since fastai drops the remainder
+        bs=_even_batch(len(train), bs),
         val_bs=valid_bs,
         after_batch=_batch_transforms(config, images is not None, wave_augment, spec_augment),
         num_workers=workers,

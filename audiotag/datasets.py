@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from .audio import SUFFIXES, find_audio
-from .core import AudiotagError, list_files, one_line
+from .core import PATH, AudiotagError, check_argument, list_files, one_line
 
 # %% ../nbs/06_datasets.ipynb #01bd41aa
 class DatasetError(AudiotagError):
@@ -899,12 +899,6 @@ def _read_path(path: Path, multilabel: bool|None, group: str|None) -> pd.DataFra
     return own(_folder_table(path))
 
 # %% ../nbs/06_datasets.ipynb #fb82038d
-def _check_argument(name: str, value: Any, types: tuple[type, ...], expected: str) -> None:
-    "Raise `DatasetError` for an argument of another type, or for an empty name"
-    if not isinstance(value, types): raise DatasetError(f"{name} must be {expected} (got {type(value).__name__})")
-    if isinstance(value, str) and (not value or "\0" in value):
-        raise DatasetError(f"{name} must be {expected} (got {value[:60]!r})")
-
 def read_dataset(name_or_path: str|Path, # One of `DATASETS`, a folder, or a CSV
     data: str|Path = "data", # Folder of the named datasets
     group: str|None = None, # Regular expression for `group_sources`; None keeps the dataset's own source ids
@@ -912,9 +906,9 @@ def read_dataset(name_or_path: str|Path, # One of `DATASETS`, a folder, or a CSV
     ) -> pd.DataFrame: # The table of clips
     "The table of clips of whatever a user names; raises `DatasetError`"
     for name, value in (("name_or_path", name_or_path), ("data", data)):
-        _check_argument(name, value, (str, os.PathLike), "a name or a path")
-    _check_argument("group", group, (str, type(None)), "a regular expression or None")
-    _check_argument("multilabel", multilabel, (bool, type(None)), "True, False or None")
+        check_argument(name, value, PATH, "a name or a path", DatasetError)
+    check_argument("group", group, (str, type(None)), "a regular expression or None", DatasetError)
+    check_argument("multilabel", multilabel, (bool, type(None)), "True, False or None", DatasetError)
     try:
         if info := DATASETS.get(str(name_or_path).lower()):
             table = _read_known(info, Path(data))

@@ -36,7 +36,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .bundle import CARD, CONFIG, FORMAT, LEARNER, ONNX, WEIGHTS, Bundle, BundleError, digest, read_bundle
 from .bundle import start_session, validate_config
-from .core import AudiotagError, atomic_path, one_line
+from .core import AudiotagError, atomic_path, check_writable, one_line
 from .learner import RunConfig, load_model, make_learner
 from .mel import SpectrogramConfig
 from .recipe import Recipe
@@ -253,7 +253,7 @@ def _limits(config: Mapping[str, Any]) -> list[str]:
     rejection = (
         "It has a threshold for sounds of other kinds; some pass it."
         if config["rejection"]
-        else "It has no threshold for sounds of other kinds: those get a label too."
+        else "It has no threshold for sounds of other kinds (that takes 50 validation clips): those get a label too."
     )
     return [
         f"It knows {len(config['labels'])} kinds of sound and answers with {tags} of them. {rejection}",
@@ -321,7 +321,10 @@ def _plain_errors(folder: Path) -> Iterator[None]:
 def check_output_dir(
     folder: Path,  # directory to write a bundle to
 ) -> None:
-    "Raise BundleError if the directory contains anything but a bundle"
+    "Raise BundleError if the directory can't be written, or contains anything but a bundle"
+    try: check_writable(folder.absolute().parent)
+    except OSError as error:
+        raise BundleError(f"{folder} can't be written ({error.strerror}): choose another --out") from None
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists():
         raise BundleError(f"{folder} holds other things than a bundle: choose another --out")
     if folder.exists() and not folder.is_dir(): raise BundleError(f"{folder} is a file: choose another --out")

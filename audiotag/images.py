@@ -17,7 +17,9 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache, partial
+from numbers import Integral
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .audio import fit_length, read_clip
-from .core import AudiotagError, cpu_count, write_atomic
+from .core import PATH, AudiotagError, check_argument, check_writable, cpu_count, write_atomic
 from .mel import SpectrogramConfig, SpectrogramError
 from .spectrogram import front_end
 
@@ -171,6 +173,11 @@ def convert(table: pd.DataFrame, # Clips: path, and optionally clip_id, start, e
     progress: bool = True # Show a progress bar if stderr is a terminal
     ) -> Converted:
     "Write one image per clip, resuming earlier runs; raises `SpectrogramError` for kind 'wave' or 'delta'"
+    check_argument("table", table, (pd.DataFrame,), "a table of clips, as read_dataset returns it")
+    check_argument("out", out, PATH, "a path")
+    check_argument("config", config, (SpectrogramConfig,), "a SpectrogramConfig")
+    check_argument("workers", workers, (Integral, NoneType), "a number of processes or None")
+    check_writable(out)
     if config.kind in ("wave", "delta"):
         raise SpectrogramError(
             f"kind {config.kind!r} makes no grey images: use 'logmel', 'mfcc' or 'pcen', or train on waveforms"

@@ -30,7 +30,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import Learner
 from fastai.callback.tracker import EarlyStoppingCallback, TrackerCallback
-from fastai.data.core import TfmdDL
+from fastai.data.core import DataLoaders, TfmdDL
 from fastai.distributed import DistributedDL, DistributedTrainer
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.metrics import accuracy as batch_accuracy
@@ -44,11 +44,12 @@ from tqdm.auto import tqdm
 from .audio import crops, read_clip
 from .augment import BackgroundNoise, LowPass, MixClips, colored_noise, spec_tfms, wave_tfms
 from .bundle import WEIGHTS, Bundle, BundleError, read_bundle, read_verified
+from .core import AudiotagError, available_memory, one_line
 from .data import ClipCache, clip_dls
 from .mel import SpectrogramConfig
 from .models import EFFICIENTAT_WEIGHTS, create_model, default_config, init_head_from_audioset, replace_head
 from .models import split_params
-from .recipe import Recipe, TrainingError
+from .recipe import DivergedError, Recipe, TrainingError
 from .spectrogram import front_end
 
 # %% ../nbs/20_learner.ipynb #1e45d6db
@@ -151,7 +152,7 @@ class Progress(Callback):
         self.history.append({"epoch": len(self.history) + 1, **row, "seconds": seconds})
         if is_main(): print("  ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items()), file=sys.stderr)
         if not isfinite(row["train_loss"]):
-            raise TrainingError("the loss isn't a number any more: train with a lower lr")
+            raise DivergedError(f"the training loss is {row['train_loss']}: the training diverged; use a lower lr")
 
     def before_validate(self):
         if not len(self.dls.valid.dataset): raise CancelValidException
@@ -394,6 +395,18 @@ def _network(recipe: Recipe, run: RunConfig, labels: list[str]) -> nn.Module:
     return model
 
 
+def _check_memory(dls: DataLoaders, recipe: Recipe, config: SpectrogramConfig) -> None:
+    "Raise TrainingError if a batch can't fit into memory: xresnet_small takes 3 MB per second of a clip, others more"
+    if torch.device(dls.device).type != "cpu": return
+    clips, seconds = max(dls.train.bs, min(64, len(dls.valid_ds)) / 3), recipe.crop_seconds * config.sample_rate / 32000
+    needed, free = 3e6 * clips * seconds, available_memory()
+    if needed > free:
+        raise TrainingError(
+            f"crop_seconds={recipe.crop_seconds:g} with bs={dls.train.bs} takes about {needed / 1e9:.0f} GB of memory, "
+            f"and {free / 1e9:.0f} GB are free: use a smaller crop_seconds or bs"
+        )
+
+
 def make_learner(
     table: pd.DataFrame,  # clips with `split`: train and, for validation, valid
     recipe: Recipe,
@@ -422,12 +435,14 @@ def make_learner(
         cache=run.cache,
         **{"wave_augment" if wave else "spec_augment": batch_tfms(recipe, wave)},
     )
+    _check_memory(dls, recipe, config)
     if model is None: model = _network(recipe, run, list(dls.vocab))
     loss = (
         BCEWithLogitsLossFlat() if recipe.multilabel else CrossEntropyLossFlat(label_smoothing=recipe.label_smoothing)
     )
     return Learner(dls, model.to(memory_format=torch.channels_last), loss, splitter=split_params, wd=recipe.wd,
-                   metrics=[] if recipe.multilabel else [batch_accuracy, map_at_3], cbs=mixup_callbacks(recipe))
+                   metrics=[] if recipe.multilabel else [batch_accuracy, map_at_3],
+                   cbs=mixup_callbacks(recipe) if dls.train.bs > 1 else [])  # one clip has no other to be mixed with
 
 # %% ../nbs/20_learner.ipynb #6dca19ad
 def freeze_schedule(
@@ -476,6 +491,14 @@ def fit(
                 for groups, epochs in freeze_schedule(recipe, 3):
                     learn.freeze_to(-groups)
                     learn.fit_one_cycle(epochs, recipe.lr if groups == 1 else rates)
+        except RuntimeError as error:
+            if "memory" not in str(error): raise
+            raise TrainingError(f"out of memory ({one_line(error)}): use a smaller bs or crop_seconds") from None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error): raise
+            raise TrainingError("batch normalization needs more than one clip per batch: use bs=2 or more") from None
+        except AudiotagError as e:  # fastai puts the callback's name on a line before it
+            raise type(e)(str(e).splitlines()[-1].strip()) from None
         except KeyboardInterrupt:
             if not progress.history:
                 raise TrainingError("stopped before the first epoch ended: nothing to save") from None

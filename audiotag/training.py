@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AGREE', 'FOLDS', 'AUDIOSET', 'OUT_OF_FOLD', 'add_label_noise', 'label_confidence', 'filter_noisy_labels',
-           'prepare_clips', 'check_trainable', 'train_learner', 'drop_unreadable', 'hold_out', 'Trained', 'train',
-           'write_bundle', 'split_for_early_stopping', 'predict_fold', 'cross_validate', 'train_final', 'run_dir',
-           'load_or_run_fold', 'concat_folds', 'save_out_of_fold', 'wrap_pretrained', 'run_seeds']
+           'prepare_clips', 'check_trainable', 'check_finite', 'train_learner', 'drop_unreadable', 'hold_out',
+           'Trained', 'train', 'write_bundle', 'split_for_early_stopping', 'predict_fold', 'cross_validate',
+           'train_final', 'run_dir', 'load_or_run_fold', 'concat_folds', 'save_out_of_fold', 'wrap_pretrained',
+           'run_seeds']
 
 # %% ../nbs/23_training.ipynb #f0bc5e4c
 import hashlib
@@ -19,23 +20,26 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from fastai.callback.schedule import Learner
+from torch import nn
 
 from .bundle import softmax
 from .calibration import SUMMARY_METRICS, HeldOutPredictions, calibrate, compute_class_means, compute_metrics
 from .calibration import encode_targets, fit_temperature, format_metrics, get_labels, mean_and_std
 from .calibration import predict_heldout
-from .core import AudiotagError, atomic_path, cpu_count, write_atomic
+from .core import OPTIONAL_PATH, AudiotagError, atomic_path, check_argument, cpu_count, write_atomic
 from .datasets import DATASETS, assign_folds, assign_splits, split_labels
 from .export import check_output_dir, save_bundle
 from .learner import RunConfig, fit, is_main, make_learner
 from .models import EFFICIENTAT_WEIGHTS, audioset_labels, create_model, default_config
-from .recipe import Recipe, TrainingError
+from .recipe import DivergedError, Recipe, TrainingError
 
 # %% ../nbs/23_training.ipynb #f7daab85
 def add_label_noise(
@@ -165,6 +169,15 @@ def check_trainable(
     else: _check_folds(table, multilabel, folds)
 
 # %% ../nbs/23_training.ipynb #8b73dcee
+def check_finite(
+    model: nn.Module,
+) -> None:
+    "Raise DivergedError if a weight is NaN or infinite"
+    for name, value in model.state_dict().items():
+        if not value.isfinite().all():
+            raise DivergedError(f"the weights {name} are not finite: the training diverged; use a lower lr")
+
+
 def train_learner(
     table: pd.DataFrame,  # clips with splits
     recipe: Recipe,
@@ -185,6 +198,7 @@ def train_learner(
         history += [{**row, "soup": n} for row in fit(again, other, run.fp16)]
         for mean, value in zip(learn.model.state_dict().values(), again.model.state_dict().values()):
             if mean.is_floating_point(): mean.lerp_(value.to(mean.device), 1 / (n + 1))
+    check_finite(learn.model)
     return learn, history
 
 # %% ../nbs/23_training.ipynb #2cd747b4
@@ -246,6 +260,15 @@ def _calibrate_and_score(
     return means, calibration, {"split": split, **compute_metrics(held, labels, calibration)}
 
 
+def _check_arguments(table: Any, recipe: Any, out: Any, run: Any) -> None:
+    "Raise AudiotagError for the first argument of a wrong type, and for an `out` that can't be written"
+    check_argument("table", table, (pd.DataFrame,), "a table of clips, as read_dataset returns it")
+    check_argument("recipe", recipe, (Recipe,), "a Recipe")
+    check_argument("out", out or None, OPTIONAL_PATH, "a path or None")
+    check_argument("run", run, (RunConfig, NoneType), "a RunConfig or None")
+    if out: check_output_dir(Path(out))
+
+
 def train(
     table: pd.DataFrame,  # clips with splits, see `hold_out`
     recipe: Recipe,
@@ -253,15 +276,16 @@ def train(
     run: RunConfig | None = None,  # None: the defaults
 ) -> dict:  # metrics, history, seconds, and the bundle's directory
     "Train on split train, calibrate on valid, score on test (or valid), write the bundle; raises AudiotagError"
+    _check_arguments(table, recipe, out, run)
     started, run = time.perf_counter(), run or RunConfig()
+    if "valid" not in set(table.get("split", ())): check_trainable(table.assign(split="train"), recipe.multilabel)
     table = drop_unreadable(table, recipe, run)
     labels = get_labels(table[table.split == "train"], recipe.multilabel)
     check_trainable(table, recipe.multilabel)
-    if out: check_output_dir(Path(out))
     learn, history = train_learner(table, recipe, labels, run)
     trained = Trained(learn, history, labels, *_calibrate_and_score(learn, table, recipe, labels, run))
     seconds = round(time.perf_counter() - started, 1)
-    if out and is_main(): write_bundle(out, trained, table[table.split != "test"], recipe, run)
+    if out and is_main(): write_bundle(out, trained, table, recipe, run)
     return {"metrics": trained.metrics, "history": history, "seconds": seconds, "out": str(out or "")}
 
 
@@ -275,14 +299,16 @@ AUDIOSET = {
 
 
 def _data_fields(clips: pd.DataFrame, recipe: Recipe, run: RunConfig) -> dict:
-    "`trained_on` and `datasets` of config.json, including those of the bundle that was fine-tuned"
+    "`trained_on`, `held_out` and `datasets` of config.json, including those of the bundle that was fine-tuned"
     name = clips.attrs["report"].name if "report" in clips.attrs else "own clips"
     if run.parent: before = run.parent.config
     else: before = {"trained_on": {}, "datasets": [AUDIOSET] if recipe.weights else []}
     dataset, info = {"name": name}, DATASETS.get(name)
     if info: dataset |= {"title": info.title, "licence": info.licence, "citation": info.citation}
+    ids = {split: sorted(clips.clip_id[clips.split == split]) for split in ("valid", "test")}
     return {
-        "trained_on": {**before["trained_on"], name: sorted(clips.clip_id)},
+        "trained_on": {**before["trained_on"], name: sorted(clips.clip_id[clips.split != "test"])},
+        "held_out": {**before.get("held_out", {}), name: {split: held for split, held in ids.items() if held}},
         "datasets": [dataset, *(d for d in before["datasets"] if d["name"] != name)],
     }
 
@@ -290,7 +316,7 @@ def _data_fields(clips: pd.DataFrame, recipe: Recipe, run: RunConfig) -> dict:
 def write_bundle(
     out: str | Path,
     trained: Trained,
-    clips: pd.DataFrame,  # used for training or model selection
+    clips: pd.DataFrame,  # with splits; those of split test are held out
     recipe: Recipe,
     run: RunConfig,
 ) -> Path:
@@ -344,10 +370,12 @@ def cross_validate(
     run: RunConfig | None = None,  # None: the defaults; completed folds are cached in `run.runs`
 ) -> dict:
     "Cross-validate, grouped by recording; with `out`, also train a bundle on all clips; raises AudiotagError"
+    _check_arguments(table, recipe, out, run)
+    check_argument("folds", folds, (Integral,), "a number of folds")
     run = run or RunConfig()
-    table = drop_unreadable(table[table.split != "test"].reset_index(drop=True), recipe, run)
+    table = table[table.split != "test"] if "split" in table else table.assign(split="train")
+    table = drop_unreadable(table.reset_index(drop=True), recipe, run)
     check_trainable(table, recipe.multilabel, folds)
-    if out: check_output_dir(Path(out))
     table, labels = assign_folds(table, folds, recipe.seed), get_labels(table, recipe.multilabel)
     completed, rows, parts = run_dir(table, recipe, folds, run), [], {}
     for fold in sorted(table.fold.unique()):
@@ -377,7 +405,7 @@ def train_final(
     clips = split_for_early_stopping(table, recipe)
     learn, history = train_learner(clips, recipe, labels, run)
     means = compute_class_means(learn.model, clips[clips.split == "train"], recipe, run, labels)
-    if is_main(): write_bundle(out, Trained(learn, history, labels, means, calibration, metrics), table, recipe, run)
+    if is_main(): write_bundle(out, Trained(learn, history, labels, means, calibration, metrics), clips, recipe, run)
 
 # %% ../nbs/23_training.ipynb #d85d635d
 OUT_OF_FOLD = "out_of_fold.csv"
@@ -466,6 +494,7 @@ def wrap_pretrained(
     "AudioSet weights as a bundle; raises AudiotagError when the weights can't be had or don't fit"
     if arch not in EFFICIENTAT_WEIGHTS:
         raise AudiotagError(f"no AudioSet weights of {arch} are known: choose one of {', '.join(EFFICIENTAT_WEIGHTS)}")
+    check_output_dir(Path(out))
     config, labels = default_config(arch), audioset_labels()
     model = create_model(arch, len(labels), config, weights=weights or "pretrained")
     return save_bundle(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAX_MINUTES', 'EMPTY', 'Sound', 'MAX_MEGABYTES', 'MAX_FILES', 'KEEP_MINUTES', 'HERE', 'Models', 'PAGE', 'ANNOUNCE_JS',
-           'LIVE_SLOTS', 'ORIGIN_JS', 'decode_upload', 'find_models', 'load_tagger', 'heatmap_for', 'clip_report',
-           'tag_live', 'tag_file', 'tag_uploads', 'show_errors', 'text', 'clip_tab', 'live_tab', 'files_tab', 'api_tab',
-           'about_tab', 'build', 'Guard', 'refuse_address', 'delete_expired', 'start_cleanup_thread', 'theme', 'launch']
+           'LIVE_SLOTS', 'ORIGIN_JS', 'UPLOADS_GB', 'UPLOADS', 'decode_upload', 'find_models', 'load_tagger',
+           'heatmap_for', 'clip_report', 'tag_live', 'tag_file', 'tag_uploads', 'show_errors', 'text', 'clip_tab',
+           'live_tab', 'files_tab', 'api_tab', 'about_tab', 'build', 'folder_bytes', 'Guard', 'refuse_address',
+           'delete_expired', 'make_upload_folder', 'start_cleanup_thread', 'theme', 'launch']
 
 # %% ../nbs/29_webapp.ipynb #4f4820f2
 import base64
@@ -34,10 +35,13 @@ from starlette.responses import PlainTextResponse
 import gradio as gr
 from .audio import AudioError, Warn, stream_audio
 from .bundle import Bundle, BundleError, find_bundles, read_bundle
-from .core import AudiotagError
+from .core import AudiotagError, repo_path
 from .figures import alert, colorize, data_uri, files_table, hertz_axis, label_list, model_summary
 from .figures import notice, spectrogram_figure, tag_bars, timeline_figure
 from .tagger import Analysis, Segment, Tagger
+
+try: import fcntl
+except ImportError: fcntl = None  # Windows
 
 # %% ../nbs/29_webapp.ipynb #7f0ec055
 MAX_MINUTES = 10 # of an upload
@@ -169,6 +173,7 @@ def tag_file(
         "tags": [tag._asdict() for tag in tags],
         "segments": [s._asdict() for s in segments],
         **({"warnings": problems} if problems else {}),
+        **({"reason": tags.reason} if tags.reason else {}),
     }
 
 
@@ -191,9 +196,7 @@ def tag_uploads(
 
 # %% ../nbs/29_webapp.ipynb #cd28aeab
 MAX_MEGABYTES, MAX_FILES, KEEP_MINUTES = 50, 50, 15 # of an upload; in one go; until an upload is deleted
-HERE = (
-    Path(__file__).parent if "__file__" in globals() else Path("../audiotag").resolve()
-)  # page/ and examples/ lie here
+HERE = repo_path("audiotag")  # page/ and examples/ are here
 
 
 def show_errors(
@@ -374,26 +377,67 @@ def build(
     return page.queue(max_size=100, default_concurrency_limit=2, api_open=False)
 
 # %% ../nbs/29_webapp.ipynb #44d6a24b
+UPLOADS_GB = float(os.environ.get("AUDIOTAG_UPLOADS_GB", "2"))  # all uploads together
+
+
+def folder_bytes(
+    folder: Path,
+) -> int:  # of its files, with those in subfolders
+    "Size of a folder; files that are deleted meanwhile don't count"
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError): total += path.stat().st_size
+    return total
+
+
+def _limited(receive: Callable, left: int) -> Callable:
+    "A `receive` that raises `HTTPException` after so many bytes"
+    async def counted() -> dict:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0: raise HTTPException(413, "Too much in one request: send fewer or smaller files")
+        return message
+
+    return counted
+
+
 class Guard:
     "Middleware that fetches nothing for others, and ends requests that are too large"
-    def __init__(self, app: Callable): self.app = app
+    def __init__(self,
+        app: Callable,
+        folder: Path | None = None,  # of the uploads
+        quota: float = 1e9 * UPLOADS_GB,  # bytes that they may have together
+    ):
+        self.app, self.folder, self.quota, self.arriving = app, folder, quota, 0
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        "Pass a request on, or answer it with 403 or 413"
+        "Pass a request on, or answer it with 403, 413 or 507"
         path = scope.get("path", "")
-        left = (10*MAX_MEGABYTES if path.endswith("/upload") else 2)*2**20
+        if re.search("=http|/process_recording", path):
+            text = "This page fetches nothing from addresses, and takes no screen recordings."
+            await PlainTextResponse(text, 403)(scope, receive, send)
+        elif path.endswith("/upload"): await self._upload(scope, receive, send)
+        else: await self.app(scope, _limited(receive, 2 * 2**20), send)
+
+    async def _upload(self, scope: dict, receive: Callable, send: Callable) -> None:
+        "Pass an upload on while all uploads are within the quota"
+        used, own = folder_bytes(self.folder) if self.folder else 0, 0
+        text = f"All uploads together may have {self.quota / 1e9:g} GB; try again in {KEEP_MINUTES} minutes"
+        limited = _limited(receive, 10 * MAX_MEGABYTES * 2**20)
         async def counted() -> dict:
-            nonlocal left
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0: raise HTTPException(413, "Too much in one request: send fewer or smaller files")
+            nonlocal own
+            message = await limited()
+            size = len(message.get("body", b""))
+            own, self.arriving = own + size, self.arriving + size
+            if used + self.arriving > self.quota: raise HTTPException(507, text)
             return message
 
-        if re.search("=http|/process_recording", path):
-            await PlainTextResponse("This page fetches nothing from addresses, and takes no screen recordings.", 403)(
-                scope, receive, send
-            )
-        else: await self.app(scope, counted, send)
+        announced = dict(scope.get("headers", ())).get(b"content-length", b"")
+        size = int(announced) if announced.isdigit() else 0
+        if used + self.arriving + size > self.quota: return await PlainTextResponse(text, 507)(scope, receive, send)
+        try: await self.app(scope, counted, send)
+        finally: self.arriving -= own
 
 async def refuse_address(url: str, cache_dir: str) -> str:
     "What the API says to an address in place of a file"
@@ -410,6 +454,32 @@ def delete_expired(
             if time.time()-path.stat().st_mtime < 60*minutes: continue
             if path.is_dir(): path.rmdir()
             else: path.unlink()
+
+UPLOADS = "audiotag-uploads-"  # how the names of upload folders start
+
+
+def make_upload_folder(
+    parent: str | Path | None = None,  # None: the system's folder for temporary files
+) -> Path:
+    "Make a folder for uploads that is locked while this process lives, and delete those of killed processes"
+    parent = Path(parent or tempfile.gettempdir())
+    for left in parent.glob(f"{UPLOADS}*"):
+        if _lock(left): shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=UPLOADS, dir=parent))
+    _lock(folder)
+    return folder
+
+
+def _lock(folder: Path) -> bool:
+    "Lock a folder until this process ends; False if it is locked, belongs to someone else, or can't be locked here"
+    if fcntl is None or folder.is_symlink() or not folder.is_dir() or folder.stat().st_uid != os.getuid(): return False
+    handle = os.open(folder, os.O_RDONLY)
+    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return False
+    return True
+
 
 def start_cleanup_thread(folder: Path) -> None:
     "Sweep every minute, in the background, all but what is there now"
@@ -449,7 +519,7 @@ def launch(
     port: int | None = None, # None: the first free one from 7860, or what GRADIO_SERVER_PORT says
 ) -> None:
     "Serve the page until it is stopped; raises `AudiotagError` where there is no model or no free port"
-    bundles, folder = find_models(models), Path(tempfile.mkdtemp(prefix="audiotag-"))
+    bundles, folder = find_models(models), make_upload_folder()
     os.environ |= {"GRADIO_TEMP_DIR": str(folder), "ORT_DISABLE_TELEMETRY": "1"}
     gr.processing_utils.async_ssrf_protected_download = refuse_address
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -470,7 +540,7 @@ def launch(
             css_paths=HERE / "page/page.css",
             head=f"<script>{(HERE / 'page/page.js').read_text(encoding='utf-8')}</script>",
             favicon_path=HERE / "page/icon.png",
-            app_kwargs={"middleware": [Middleware(Guard)]},
+            app_kwargs={"middleware": [Middleware(Guard, folder=folder)]},
         )
         print(f"audiotag: the page is at {page.local_url} (Ctrl-C stops it)", flush=True)
         page.block_thread()

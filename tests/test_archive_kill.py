@@ -16,6 +16,7 @@ from tiny import save_tiny, tone
 
 from audiotag.batch import CHUNK, local_rows, tag_files
 from audiotag.batch import ArchiveError
+from audiotag.core import AudiotagError
 
 HERE = Path(__file__).parent
 RUN = """
@@ -109,6 +110,49 @@ if "serve_paths" in " ".join(sys.orig_argv):
     assert len(report.failed) == 3
     same = [line for line in (tmp_path / "tags.csv").read_bytes().splitlines() if b"007.WAV" not in line]
     assert same == [line for line in whole.splitlines() if b"007.WAV" not in line]
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_line(sounds, model, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("""
+import os, sys
+if "serve_paths" in " ".join(sys.orig_argv):
+    import audiotag.batch as archive
+    tag = archive.tag_row
+    def tag_row(tagger, path, top):
+        if not path.endswith("0.wav"): return tag(tagger, path, top)
+        for handle in range(3, 64):
+            try: os.write(handle, b'[{"path": "')
+            except OSError: pass
+        os.abort()
+    archive.tag_row = tag_row
+""")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(HERE.parent)]))
+    for name in "0.wav", "1.wav": sf.write(tmp_path / name, tone(200), 32000)
+    report = tag_files([tmp_path / "0.wav", tmp_path / "1.wav"], tmp_path / "t.csv", model, workers=1)
+    crashed = "0.wav crashes the program that reads it: leave it out, or convert it"
+    assert report.failed == [(str(tmp_path / "0.wav"), crashed)]
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_the_work(sounds, model, tmp_path, monkeypatch):
+    def never(*args): raise AssertionError("the work began")
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(ArchiveError, match="t.csv is a folder"):
+        tag_files(sounds, tmp_path / "t.csv", model, engine=never)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ArchiveError, match="Parquet needs pyarrow"):
+        tag_files(sounds, tmp_path / "t.parquet", model, engine=never)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"files": 3}, {"files": [3]}, {"out": None}, {"model": 3}, {"top": "3"}, {"workers": 1.5},
+])
+def test_wrong_types_are_named(sounds, model, tmp_path, wrong):
+    right = {"files": sounds, "out": tmp_path / "t.csv", "model": model}
+    with pytest.raises(AudiotagError, match=f"^{next(iter(wrong))} must be "): tag_files(**right | wrong)
+
+
+def test_standard_input_is_no_list(model, tmp_path):
+    with pytest.raises(ArchiveError, match="without --out"): tag_files(["-"], tmp_path / "t.csv", model)
 
 
 def test_files_that_came_and_went_between_two_runs(sounds, model, tmp_path):

@@ -15,7 +15,7 @@ import torch
 from tiny import CONFIG, LABELS, Bands, save_tiny, tone
 
 from audiotag.core import AudiotagError
-from audiotag.bundle import BundleError, open_session, probabilities, read_bundle
+from audiotag.bundle import BundleError, open_session, probabilities, read_bundle, read_verified
 from audiotag.export import save_bundle, update_bundle
 from audiotag.learner import load_model
 from audiotag.tagger import Tagger
@@ -255,3 +255,13 @@ def test_a_graph_that_differs_isnt_saved(copy):
         save_bundle(copy, model, name="new", labels=LABELS, config=CONFIG, crop_seconds=1.0)
     assert read_bundle(copy).name == "tiny"
     assert model.training and model.head.weight.requires_grad  # who goes on training finds the network as it was
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.onnx", "model.safetensors"])
+def test_a_pipe_in_a_bundle_is_refused(tmp_path, name):
+    bundle = read_bundle(save_tiny(tmp_path / "tiny"))
+    (tmp_path / "tiny" / name).unlink()
+    os.mkfifo(tmp_path / "tiny" / name)
+    with pytest.raises(BundleError, match=f"{name} is no regular file"):
+        read_bundle(bundle.folder)
+        read_verified(bundle, name)

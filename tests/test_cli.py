@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,29 @@ def test_some_files_fail(bundle, clips, tmp_path):
     fake = tmp_path / "fake.wav"
     fake.write_text("I am no sound")
     done = audiotag("tag", clips / "hum" / "hum-0.wav", fake, "--model", bundle, "--json")
-    assert done.returncode == 1 and len(json.loads(done.stdout)) == 1
-    assert "fake.wav" in one_line(done.stderr)
+    good, bad = json.loads(done.stdout)
+    assert done.returncode == 1 and "error" not in good
+    assert bad["file"] == str(fake) and bad["tags"] == [] and bad["error"] == one_line(done.stderr)
+    (tmp_path / "bad").mkdir()
+    fake.rename(tmp_path / "bad/fake.wav")
+    done = audiotag("tag", tmp_path / "bad", "--model", bundle, "--json")
+    assert done.returncode == 2 and [row["error"] for row in json.loads(done.stdout)] == [bad["error"]]
+    assert one_line(done.stderr) == f"audiotag: {bad['error']}"
+
+
+def test_a_folder_of_one_file_gives_a_list(bundle, clips, tmp_path):
+    (tmp_path / "a.wav").write_bytes((clips / "hum" / "hum-0.wav").read_bytes())
+    for named, kind in (tmp_path, list), (tmp_path / "a.wav", dict):
+        assert type(json.loads(audiotag("tag", named, "--model", bundle, "--json").stdout)) is kind
+
+
+@pytest.mark.parametrize("module", ["audiotag", "audiotag.cli"])
+def test_python_dash_m(module):
+    def run(*args):
+        return subprocess.run([sys.executable, "-m", module, *args], check=False, capture_output=True, text=True)
+
+    assert run("--version").stdout == f"audiotag {version('audiotag')}\n"
+    assert run("tag", "/nothing.wav").returncode == 2
 
 
 @pytest.mark.parametrize("args, said", [
@@ -118,6 +140,21 @@ def test_some_files_fail(bundle, clips, tmp_path):
 def test_wrong_arguments_get_one_line(bundle, clips, args, said):
     done = audiotag(*(a.format(clips=clips, bundle=bundle) for a in args))
     assert done.returncode == 2 and said in one_line(done.stderr)
+
+
+def test_out_of_fold_report(clips, tmp_path):
+    args = ("train", clips, "--folds", 2, "--epochs", 1, "--set", "crop_seconds=1", "--runs", tmp_path / "runs")
+    assert audiotag(*args, "--out", tmp_path / "tones").returncode == 0
+    args = ("evaluate", tmp_path / "tones", "--out-of-fold", "--out", tmp_path / "report", "--json")
+    for more, players in ((), 0), (("--data", clips), 24):
+        done = audiotag(*args, *more)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "report/metrics.json").read_text()) == json.loads(done.stdout)
+        assert (tmp_path / "report/report.html").read_text().count("<audio") == players
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few/hum").symlink_to(clips / "hum")
+    done = audiotag(*args, "--data", tmp_path / "few")
+    assert done.returncode == 2 and "lacks 12 of the model's 24 clips" in done.stderr
 
 
 def test_stopped_cross_validation_goes_on(clips, tmp_path):
@@ -162,6 +199,10 @@ def test_a_folder_becomes_a_table(bundle, clips, tmp_path):
 
 
 @pytest.mark.parametrize("args, said", [
+    (("train", "{clips}", "--out", "{file}/bundle"), "choose another --out"),
+    (("evaluate", "{bundle}", "{clips}", "--out", "{file}/report"), "check the path"),
+    (("pretrained", "mn04", "--out", "{file}/bundle", "--weights", "{file}"), "choose another --out"),
+    (("train", "{clips}", "--arch", "mn04", "--weights", "{file}"), "no whole PyTorch state dict"),
     (("tag", "{file}", "--model", "{bundle}", "--out", "{file}/tags.csv"), "can't be made a folder for the table"),
     (("tag", "{file}", "--model", "{bundle}", "--out", "n" * 300 + ".csv"), "choose another place for the table"),
     (("tag", "{file}", "n" * 300 + ".wav", "--model", "{bundle}"), "File name too long"),
@@ -204,7 +245,7 @@ def test_a_name_that_is_no_text(bundle, clips, tmp_path):
     (tmp_path / name).write_bytes((clips / "hum" / "hum-0.wav").read_bytes())
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     done = audiotag("tag", tmp_path, "--model", bundle, "--json", env=strict)
-    assert done.returncode == 0 and json.loads(done.stdout)["file"] == str(tmp_path / name)
+    assert done.returncode == 0 and [row["file"] for row in json.loads(done.stdout)] == [str(tmp_path / name)]
     done = audiotag("tag", tmp_path, "--model", bundle, env=strict)
     assert done.returncode == 0 and "caf\\udce9.wav  " in done.stdout
 

@@ -17,6 +17,7 @@ import termios
 import threading
 import time
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -296,6 +297,27 @@ def test_nobody_there(server, tmp_path):
 
 
 # --- faults of the disk
+
+class Endless(Handler):
+    "Sends one file for ever, and doesn't tell its size"
+    def answer(self, head: bool = False) -> None:
+        if self.path[1:] != self.server.endless: return super().answer(head)
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            while not head: self.server.sent += self.wfile.write(bytes(1 << 16))
+
+
+@pytest.mark.parametrize("name, words", [
+    ("checksums.txt", ("checksums.txt", "sends more than 10 MB", "--mirror")),
+    (NAME, (NAME, "larger than 0.03 GB", "--mirror")),
+])
+def test_a_file_that_never_ends(server, tmp_path, monkeypatch, name, words):
+    server.RequestHandlerClass, server.endless = Endless, name
+    monkeypatch.setattr(module, "ARCHIVE_LIMIT", 30_000_000)
+    fails(server, tmp_path, *words)
+    assert server.sent < 60_000_000 and not any(p.stat().st_size > 1000 for p in tmp_path.rglob("*"))
+
 
 def test_too_little_space(server, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))

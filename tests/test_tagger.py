@@ -12,6 +12,7 @@ import soundfile as sf
 from tiny import save_tiny, tone
 
 from audiotag.audio import AudioError, AudioWarning
+from audiotag.batch import tag_row
 from audiotag.core import AudiotagError
 from audiotag.bundle import BundleError
 from audiotag.tagger import LONG, Tagger
@@ -81,16 +82,37 @@ def test_very_short_and_quiet_and_silent(tagger):
         assert tagger.tag((samples.astype("float32"), 32000)).known is known
 
 
-def test_a_sound_below_25_ms_is_not_known(tagger):
-    "Repeated until it fills a crop, it is a buzz, whatever it was; so is a click in silence"
-    assert tagger.tag((tone(200, 0.05), 32000)).known
-    click = np.zeros(32000, "float32")
-    click[16000:16160] = tone(200, 0.005)
-    for samples in (tone(200, 0.02), tone(200, 0.001), click):
-        tags = tagger.tag((samples, 32000))
-        assert not tags.known and "ms of sound, less than 25" in tags.reason
-    assert tagger.tag((np.zeros(32000), 32000)).reason == "silent" and not tagger.tag((tone(200), 32000)).reason
-    assert len(tagger.timeline((tone(200, 0.02), 32000))) == 0
+@pytest.mark.parametrize("place", ["alone", "in silence"])
+def test_less_than_25_ms_of_sound_is_never_known(tagger, place):
+    for ms, known in (1, False), (10, False), (20, False), (50, True):
+        sound = tone(1500, ms / 1000)
+        if place == "in silence": sound = np.concatenate([np.zeros(16000, "float32"), sound, np.zeros(9000, "float32")])
+        tags = tagger.tag((sound, 32000))
+        if place == "alone": assert tags.known is known, ms
+        assert (f"only {ms} ms of sound" in tags.reason) is not known
+        if not known: assert not tagger.timeline((sound, 32000))
+
+
+class NaNs:
+    "A session whose network returns NaN for loud sounds"
+
+    def __init__(self, session): self.session, self.get_outputs = session, session.get_outputs
+
+    def run(self, names, inputs, *rest):
+        outputs = self.session.run(names, inputs, *rest)
+        loud = np.abs(inputs["waveform"]).max() > 0.5
+        return [np.full_like(output, np.nan) if loud else output for output in outputs]
+
+
+def test_nan_from_a_network_is_an_error_of_that_file(folder, tmp_path):
+    tagger = Tagger.load(folder, threads=1)
+    tagger.session = NaNs(tagger.session)
+    for name, level in ("loud.wav", 0.9), ("soft.wav", 0.3): sf.write(tmp_path / name, tone(1500, level=level), 32000)
+    loud = tmp_path / "loud.wav"
+    for call in tagger.tag, tagger.timeline, tagger.spectrogram, lambda path: tagger.analyze(path, "low"):
+        with pytest.raises(AudiotagError, match="^loud.wav: the network of tiny returns NaN or infinity"): call(loud)
+    bad, good = (tag_row(tagger, str(tmp_path / name)) for name in ("loud.wav", "soft.wav"))
+    assert bad["error"].startswith("loud.wav: ") and bad["tags"] == [] and good["known"] and not good["error"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="/dev/fd is POSIX")

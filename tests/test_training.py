@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 
 from audiotag import cli
 from audiotag.core import AudiotagError
@@ -141,7 +142,7 @@ def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
         asked.append(table)
         return HeldOutPredictions(np.zeros((len(table), 2)), np.zeros(len(table), int))
 
-    model = type("L", (), {"model": None})
+    model = type("L", (), {"model": torch.nn.Identity()})
     monkeypatch.setattr(training, "fit", lambda *_: [])
     monkeypatch.setattr(training, "compute_class_means", lambda model, table, *_: remembered.append(table))
     monkeypatch.setattr(training, "predict_heldout", predict_heldout)
@@ -166,3 +167,89 @@ def test_an_unknown_version_is_one_line(monkeypatch, capsys):
     def other(*_, **__): raise ImportError("something else")
     monkeypatch.setattr(cli, "app", other)
     with pytest.raises(ImportError, match="something else"): cli.main()
+
+
+def test_a_batch_of_one_trains(audiotag, clips):
+    result = audiotag("train", clips, *QUICK, "--set", "bs=1")
+    assert np.isfinite(result["history"][0]["train_loss"])
+
+
+def test_three_clips_in_batches_of_two_are_no_batches_of_one():
+    from audiotag.data import _even_batch
+    assert [_even_batch(3, 2), _even_batch(1, 2), _even_batch(3, 1), _even_batch(65, 32)] == [2, 1, 1, 21]
+
+
+def test_a_crop_that_memory_cannot_hold_is_refused(audiotag, clips, monkeypatch):
+    monkeypatch.setattr("audiotag.learner.available_memory", lambda: 8e9)
+    with pytest.raises(AudiotagError, match=r"^crop_seconds=3600 with bs=\d takes about \d+ GB of memory, and 8 GB"):
+        audiotag("train", clips, *QUICK, "--set", "crop_seconds=3600")
+
+
+def test_held_out_clips_are_in_the_bundle(audiotag, clips, tmp_path):
+    config = trained_and_tagged(audiotag, clips, tmp_path)
+    (name, held), = config["held_out"].items()
+    assert list(held) == ["valid"] and set(held["valid"]) < set(config["trained_on"][name])
+
+
+def test_a_table_without_splits(clips):
+    from audiotag.datasets import read_dataset
+    from audiotag.recipe import Recipe
+    from audiotag.training import train
+    table = read_dataset(clips)
+    for each in table, table.drop(columns="split"), table.assign(split=None):
+        with pytest.raises(AudiotagError, match="nothing is held out; split the table with hold_out"):
+            train(each, Recipe())
+
+
+@pytest.mark.parametrize("wrong", [{"table": "clips"}, {"recipe": {}}, {"out": 3}, {"run": "cpu"}])
+def test_wrong_types_are_named(wrong):
+    from audiotag.recipe import Recipe
+    from audiotag.training import cross_validate, train
+    for function in train, cross_validate:
+        with pytest.raises(AudiotagError, match=f"^{next(iter(wrong))} must be "):
+            function(**{"table": pd.DataFrame(), "recipe": Recipe()} | wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"table": []}, {"out": None}, {"config": {}}, {"workers": "2"}])
+def test_wrong_types_of_convert_are_named(tmp_path, wrong):
+    from audiotag.images import convert
+    with pytest.raises(AudiotagError, match=f"^{next(iter(wrong))} must be "):
+        convert(**{"table": pd.DataFrame({"path": []}), "out": tmp_path} | wrong)
+
+
+def test_wrong_types_of_a_tagger_are_named():
+    from audiotag.bundle import read_bundle
+    from audiotag.core import repo_path
+    from audiotag.tagger import Tagger
+    model = repo_path("models/urbansound8k")
+    for wrong, argument in (
+        (lambda: Tagger(model), "bundle"),
+        (lambda: Tagger.load(3), "model"),
+        (lambda: Tagger.load(model, threads="2"), "threads"),
+        (lambda: Tagger(read_bundle(model)).tag((np.ones(8000, "float32"), 8000), top="3"), "top"),
+    ):
+        with pytest.raises(AudiotagError, match=f"^{argument} must be "): wrong()
+
+
+@pytest.mark.parametrize("spoil", ["weights", "loss"])
+def test_a_diverged_training_exits_with_1_and_leaves_no_bundle(clips, tmp_path, monkeypatch, capsys, spoil):
+    from audiotag import learner, training
+
+    def diverge(learn, recipe, fp16):
+        next(learn.model.parameters()).data.fill_(np.nan)
+        return learner.fit(learn, recipe, fp16) if spoil == "loss" else []
+
+    monkeypatch.setattr(training, "fit", diverge)
+    monkeypatch.setattr("sys.argv", ["audiotag", "train", str(clips), "--out", str(tmp_path / "m"), *QUICK])
+    with pytest.raises(SystemExit) as stopped: cli.main()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("audiotag: ")]
+    assert stopped.value.code == 1 and not (tmp_path / "m").exists()
+    assert len(errors) == 1 and "the training diverged; use a lower lr" in errors[0]
+
+
+def test_few_validation_clips_give_no_rejection_threshold(audiotag, clips, tmp_path):
+    config = trained_and_tagged(audiotag, clips, tmp_path)
+    assert config["rejection"] is None
+    assert "It has no threshold for sounds of other kinds (that takes 50" in (tmp_path / "bundle/README.md").read_text()
+    said = audiotag("tag", clips, "--model", tmp_path / "bundle", "--json")
+    assert len(said) == 18 and all(row["known"] for row in said)

@@ -718,6 +718,34 @@ def test_a_slow_client_blocks_nobody(server, client, clip):
     for s in slow: s.close()
 
 
+def test_uploads_of_a_killed_server_are_removed(tmp_path):
+    code = "from audiotag.webapp import make_upload_folder as make; import time; print(make()); time.sleep(99)"
+    env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    folders, processes = [], []
+    for _ in range(2):
+        processes.append(subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True))
+        folders.append(Path(processes[-1].stdout.readline().strip()))
+        (folders[-1] / "a.wav").write_bytes(b"x")
+    assert set(tmp_path.iterdir()) == set(folders)  # the first one is still used
+    processes[0].kill()
+    processes[0].wait()
+    processes.append(subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True))
+    folders[0] = Path(processes[-1].stdout.readline().strip())
+    assert set(tmp_path.iterdir()) == set(folders)
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_all_uploads_together_have_a_limit(server):
+    folder, = (p for p in server.temp.iterdir() if p.name.startswith("audiotag-"))
+    with open(folder / "large.wav", "wb") as file: file.truncate(2 * 10**9)
+    answer = httpx.post(f"{server.url}gradio_api/upload", files={"files": ("a.wav", b"x")})
+    assert (answer.status_code, answer.text) == (507, "All uploads together may have 2 GB; try again in 15 minutes")
+    (folder / "large.wav").unlink()
+    assert httpx.post(f"{server.url}gradio_api/upload", files={"files": ("a.wav", b"x")}).status_code == 200
+
+
 def test_temporary_files_are_swept(server):
     from audiotag.webapp import delete_expired
     folder, = (p for p in server.temp.iterdir() if p.name.startswith("audiotag-"))
