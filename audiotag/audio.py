@@ -55,9 +55,7 @@ class AudioInfo(NamedTuple):
     channels: int # Number of channels
     seconds: float # Duration
 
-Source = (
-    str | Path | bytes | BinaryIO | tuple[np.ndarray, int]
-)  # A path, "-" for standard input, a file's bytes, an open binary file, or (samples, rate)
+Source = str | Path | bytes | BinaryIO | tuple[np.ndarray, int] # the tuple: (samples, rate)
 
 # %% ../nbs/02_audio.ipynb #0d583ba5
 MAGIC = ( # offset, bytes, FFmpeg's name of the container
@@ -774,62 +772,66 @@ def _regroup(blocks: Iterator[np.ndarray], size: int, too_short: str) -> Iterato
     if not seen: raise EmptyError(too_short)
 
 # %% ../nbs/02_audio.ipynb #dacac05e
-def trim_silence(samples: np.ndarray, # (samples,) float32
-    top_db: float = 60., # Decibels below the loudest frame that count as silence
-    frame_length: int = 2048, # Samples
-    hop_length: int = 512 # Samples between frames
-    ) -> tuple[np.ndarray, tuple[int, int]]: # What is left, and where it lay
+def trim_silence(
+    samples: np.ndarray,  # (samples,) float32
+    top_db: float = 60.0,  # Decibels below the loudest frame that count as silence
+    frame_length: int = 2048,  # Samples
+    hop_length: int = 512,  # Samples between frames
+) -> tuple[np.ndarray, tuple[int, int]]:  # What is left, and its first sample and end in `samples`
     "Cut leading and trailing silence, as `librosa.effects.trim` does"
     if not len(samples): return samples, (0, 0)
-    step = math.gcd(frame_length, hop_length)  # frames overlap: each step is summed once
-    steps = np.pad(samples, (frame_length // 2, frame_length // 2 + step))[
-        : (len(samples) + frame_length // 2 * 2) // step * step
-    ].reshape(-1, step)
-    sums = np.lib.stride_tricks.sliding_window_view(np.einsum("ij,ij->i", steps, steps), frame_length // step).sum(1)[
-        :: hop_length // step
-    ]
+    step = math.gcd(frame_length, hop_length) # frames overlap: each step is summed once
+    size = (len(samples) + frame_length//2*2)//step*step
+    steps = np.pad(samples, (frame_length//2, frame_length//2 + step))[:size].reshape(-1, step)
+    powers = np.einsum("ij,ij->i", steps, steps)
+    sums = np.lib.stride_tricks.sliding_window_view(powers, frame_length//step).sum(1)[::hop_length//step]
     power = np.maximum(sums/frame_length, 1e-10)
     loud = np.flatnonzero(10*np.log10(power/power.max()) > -top_db)
     start, end = int(loud[0])*hop_length, min(len(samples), (int(loud[-1])+1)*hop_length)
     return samples[start:end], (start, end)
 
 # %% ../nbs/02_audio.ipynb #6a6f12ce
-def fit_length(samples: np.ndarray, # (samples,)
-    length: int, # Samples of the result
-    offset: int = 0, # First sample of the crop, where the clip is longer than `length`
-    mode: str = "repeat" # What a shorter clip gets: "repeat" or "zero"
-    ) -> np.ndarray: # (length,)
+def fit_length(
+    samples: np.ndarray,  # (samples,)
+    length: int,  # Samples of the result
+    offset: int = 0,  # First sample of the crop, if the clip is longer than `length`
+    mode: str = "repeat",  # A shorter clip is repeated ("repeat") or padded with zeros ("zero")
+) -> np.ndarray:  # (length,)
     "Crop from `offset`, or fill up to `length`; raises `ValueError` for another mode"
     if mode not in ("repeat", "zero"): raise ValueError(f"mode is {mode!r}: use 'repeat' or 'zero'")
-    if len(samples) > length: return samples[(at := min(max(offset, 0), len(samples)-length)):at+length]
+    at = min(max(offset, 0), len(samples)-length)
+    if len(samples) > length: return samples[at:at+length]
     if mode == "repeat" and len(samples): return np.resize(samples, length)
     return np.pad(samples, (0, length-len(samples)))
 
 # %% ../nbs/02_audio.ipynb #crops001
-def crops(samples: np.ndarray, # (samples,)
-    length: int, # Samples in a crop
-    n: int # At most so many
-    ) -> np.ndarray: # (k, length), k = 1 for a clip no longer than `length`
+def crops(
+    samples: np.ndarray,  # (samples,)
+    length: int,  # Samples per crop
+    n: int,  # Largest number of crops
+) -> np.ndarray:  # (k, length), k = 1 for a clip no longer than `length`
     "Evenly spaced crops, the first at the beginning and the last at the end: the rule for serving and evaluation"
     k = 1 if len(samples) <= length else max(1, min(n, math.ceil(len(samples)/length)*2-1))
     offsets = np.linspace(0, max(0, len(samples)-length), k).round().astype(int)
     return np.stack([fit_length(samples, length, at) for at in offsets])
 
-def is_silent(samples: np.ndarray, # (samples,)
-    threshold_db: float = -80. # Decibels relative to full scale
-    ) -> bool: # True where no sample is louder
+def is_silent(
+    samples: np.ndarray,  # (samples,)
+    threshold_db: float = -80.0,  # Decibels relative to full scale
+) -> bool:  # True if no sample is louder
     "Whether the peak lies below `threshold_db`"
     return bool(np.abs(samples).max(initial=0) < 10**(threshold_db/20))
 
 # %% ../nbs/02_audio.ipynb #clip0001
-def read_clip(source: Source, # Path, bytes, open file or (samples, rate)
-    sample_rate: int = 32000, # Hz of the result
-    start: float|None = None, # Seconds; None or NaN: from the beginning
-    end: float|None = None, # Seconds; None or NaN: to the end
-    trim_db: float|None = 60., # Silence at both ends, so far below the loudest frame, is cut; None keeps it
-    max_seconds: float|None = None # A longer sound is refused
-    ) -> np.ndarray: # (samples,) float32
-    "The one way from a clip to what a model gets: `load_audio`, then `trim_silence`; raises `AudioError`"
+def read_clip(
+    source: Source,  # Path, bytes, open file or (samples, rate)
+    sample_rate: int = 32000,  # Hz of the result
+    start: float | None = None,  # Seconds; None or NaN: from the beginning
+    end: float | None = None,  # Seconds; None or NaN: to the end
+    trim_db: float | None = 60.0,  # `top_db` of `trim_silence`; None keeps the silence
+    max_seconds: float | None = None,  # A longer recording is refused
+) -> np.ndarray:  # (samples,) float32
+    "Load a clip as models get it: `load_audio`, then `trim_silence`; raises `AudioError`"
     samples = load_audio(source, sample_rate, start, end, max_seconds)
     return samples if trim_db is None else trim_silence(samples, trim_db)[0]
 
