@@ -52,9 +52,9 @@ def command(monkeypatch, *args) -> None:
 def test_each_clip_is_decoded_once_per_run(here, monkeypatch, capsys):
     from audiotag import audio
     decoded, decode = Counter(), audio._decode_soundfile
-    def count(file, *args):
-        decoded.update([Path(str(file)).name])
-        return decode(file, *args)
+    def count(sound, file, first, rec):
+        decoded.update([rec.name])
+        return decode(sound, file, first, rec)
 
     monkeypatch.setattr(audio, "_decode_soundfile", count)
     command(monkeypatch, *TRAIN, "--folds", "2", "--out", "models/mine")
@@ -109,7 +109,7 @@ def test_an_upload_is_scored_once(tmp_path, monkeypatch):
     folder = save_tiny(tmp_path / "tiny")
     tagger = webapp.load_tagger(folder)
     runs, run = [], tagger._run
-    monkeypatch.setattr(tagger, "_run", lambda waves, *names: runs.append(len(waves)) or run(waves, *names))
+    monkeypatch.setattr(tagger, "_run", lambda waves, *names, **kw: runs.append(len(waves)) or run(waves, *names, **kw))
     sf.write(tmp_path / "minute.wav", tone(200, 60.0), 32000)
     assert "low" in webapp.clip_report(tmp_path / "minute.wav", folder)
     windows = len(tagger.timeline(tmp_path / "minute.wav").known)
