@@ -197,7 +197,7 @@ def test_another_model_doesnt_finish_the_first_ones_table(sounds, model, tmp_pat
 
 def test_a_full_disk_keeps_what_is_done(sounds, model, tmp_path):
     code = (
-        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))\n"
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (40_000, -1))\n"
         "from audiotag.audio import AudiotagError\ntry:"
         + RUN.replace("\n", "\n ")
         + "\nexcept AudiotagError as e: print('told:', e)"
