@@ -70,7 +70,7 @@ def label_confidence(
     labels: list[str],
     run: RunConfig,
 ) -> np.ndarray:  # (clips,) calibrated probability of each clip's own label if that is the top guess, else 0
-    "How sure networks that haven't learnt from a clip's recording are of its label"
+    "How sure networks that haven't learned from a clip's recording are of its label"
     folds = assign_folds(clips.assign(fold=pd.NA), FOLDS, recipe.seed).fold.to_numpy()
     logits, targets = np.zeros((len(clips), len(labels)), "float32"), encode_targets(clips, labels)
     for fold in sorted(set(folds)):
@@ -148,7 +148,7 @@ def _check_folds(table: pd.DataFrame, multilabel: bool, folds: int) -> None:
         )
     if table.fold.notna().all() and counts.fold.min() < 2:
         raise TrainingError(
-            f"all clips of {counts.fold.idxmin()!r} are in one fold, so what is tested on it has never learnt it: "
+            f"all clips of {counts.fold.idxmin()!r} are in one fold, so what is tested on it has never learned it: "
             "spread them, or leave them out"
         )
 
@@ -433,10 +433,11 @@ def run_dir(
         run.images and Path(run.images, "clips.csv"),
     ]
     settings = {k: v for k, v in recipe.active_settings().items() if k != "rejection"}
-    columns = ["clip_id", "label", "split", "fold", "source_id", "start", "end"]
+    columns = ["clip_id", "label", "split", "fold", "source_id", "start", "end", "verified"]
     clips = table.reindex(columns=columns).astype(str).values.tolist()
     files = [_file_state(file) if file else None for file in [*table.path, *inputs]]
-    digest = hashlib.sha256(json.dumps([settings, what, files, clips]).encode()).hexdigest()
+    front_end = asdict(run.front_end(recipe))
+    digest = hashlib.sha256(json.dumps([settings, front_end, what, files, clips]).encode()).hexdigest()
     folder = Path(run.runs) / f"{recipe.arch}-{digest[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
