@@ -56,7 +56,7 @@ def probabilities(
 def _unit(x: np.ndarray) -> np.ndarray: return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 def class_means(
-    embeddings: np.ndarray,  # (clips, features), of the clips that were learnt
+    embeddings: np.ndarray,  # (clips, features), of the clips that were learned
     targets: np.ndarray,  # (clips,) class numbers, each there at least once
 ) -> np.ndarray:  # (classes, features), of length 1
     "The mean direction of each class"

@@ -360,7 +360,7 @@ def check(table: pd.DataFrame, # Table of clips
 def shared_sources(a: pd.DataFrame, # A table of clips, or any table with `source_id`
     b: pd.DataFrame # Another one
     ) -> set[str]: # The ids that both have
-    "Recordings that two data sets share, where their `source_id`s are from the same place"
+    "Recordings that two datasets share, where their `source_id`s are from the same place"
     return set(a.source_id.dropna().astype(str)) & set(b.source_id.dropna().astype(str))
 
 def drop_sources(table: pd.DataFrame, # A table of clips

@@ -206,7 +206,7 @@ def evaluate(
     if out_of_fold: return print_out_of_fold(model, dataset, as_json, out, data)
     if dataset is None:
         raise AudiotagError(
-            "name a data set to score the model on, or ask with --out-of-fold for the figures of its own training"
+            "name a dataset to score the model on, or ask with --out-of-fold for the figures of its own training"
         )
     from audiotag.datasets import read_dataset
     from audiotag.evaluation import evaluate as evaluate_bundle
@@ -222,7 +222,7 @@ def print_out_of_fold(
 ) -> None:
     "Print the out-of-fold metrics of a bundle, and write their report; raises AudiotagError if a dataset is passed too"
     if dataset is not None:
-        raise AudiotagError("--out-of-fold scores the clips of the model's own training: leave out the data set")
+        raise AudiotagError("--out-of-fold scores the clips of the model's own training: leave out the dataset")
     from audiotag.evaluation import out_of_fold
     result = out_of_fold(model)
     if out: result = report_out_of_fold(result, model, out, data)
@@ -518,7 +518,7 @@ def run_step(
     else: train_bundle(table, recipe, out, run)
     metrics = read_bundle(out).config["metrics"]
     return {
-        "data set": name,
+        "dataset": name,
         "clips": len(table),
         "accuracy": metrics["accuracy"],
         "MAP@3": metrics["map3"],

@@ -84,7 +84,7 @@ def _images(table: pd.DataFrame, folder: Path, config: SpectrogramConfig) -> lis
     if lost := sorted(set(ids) - set(images) - set(failed["clip_id"])):
         raise LoaderError(
             f"{folder} has no image of {len(lost)} of {len(ids)} clips ({lost[0]} ...): "
-            "run audiotag convert on this data set"
+            "run audiotag convert on this dataset"
         )
     return [str(folder / images[i]) if i in images else None for i in ids]
 

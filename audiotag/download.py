@@ -260,7 +260,7 @@ def _safe(name: str, archive: str) -> PurePosixPath:
 
 def _members(archive: Path) -> Iterator[tuple[str, BinaryIO, float]]:
     "Yield (name, content, fraction of the archive before it); raises `DownloadError` for links and devices"
-    odd = DownloadError(f"{archive.name} holds a link or a device, where a data set has files: don't use this archive")
+    odd = DownloadError(f"{archive.name} holds a link or a device, where a dataset has files: don't use this archive")
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for i, info in enumerate(packed.infolist()):
@@ -357,7 +357,7 @@ class Archive(NamedTuple):
     size: int = 0 # Bytes, about, for a server that doesn't say
 
 class Origin(NamedTuple):
-    "Where a data set comes from"
+    "Where a dataset comes from"
     archives: tuple[Archive, ...] # All of them are needed
     holds: tuple[str, ...] # What the unpacked folder must have in it
     doi: str = "" # A record that lists checksums
@@ -441,7 +441,7 @@ def _sums(name: str, mirror: str|None, tell: Callable[[str], None]) -> dict[str,
     return frozen
 
 # %% ../nbs/07_download.ipynb #ac319f39
-MARKER = ".audiotag.json" # in an unpacked data set: its archives, files and sizes
+MARKER = ".audiotag.json" # in an unpacked dataset: its archives, files and sizes
 
 def _lacking(folder: Path, name: str) -> tuple[int, int]|None:
     "Count the files listed in the marker (else in the dataset's table) and those missing; None for an empty folder"
@@ -474,7 +474,7 @@ def _present(name: str, data: Path) -> Path|None:
 
 
 def _packed_by_hand(name: str, data: Path) -> list[Path]:
-    "Zips of the data set that a person put into its folder, and that aren't unpacked there"
+    "Zips of the dataset that a person put into its folder, and that aren't unpacked there"
     origin, folder = REGISTRY[name], data/DATASETS[name].folders[0]
     zips = [folder/z for z in (*origin.by_hand, *(a.name for a in origin.archives if a.name.endswith(".zip")))]
     return [z for z in zips if z.is_file() and not z.with_suffix("").exists()]
@@ -606,13 +606,13 @@ def _alone(name: str, data: Path, tell: Callable[[str], None]) -> Iterator[Path]
         lock.release()
 
 def download(name: str, # One of `REGISTRY`: fsdkaggle2018, urbansound8k or esc50
-    data: str|Path = "data", # Folder for data sets
+    data: str|Path = "data", # Folder for datasets
     mirror: str|None = None, # Address of a server with the same archives and a checksums.txt; AUDIOTAG_MIRROR if None
     keep_archives: bool = False, # Keep the archives in data/archives?
     progress: bool = True # Say what happens on stderr, with a bar on a terminal?
-    ) -> Path:  # The data set's folder
+    ) -> Path:  # The dataset's folder
     "Download, verify and extract a public dataset unless it is there; resumes if interrupted; raises `DownloadError`"
-    if name not in REGISTRY: raise DownloadError(f"{name} is not a data set to fetch: use {', '.join(REGISTRY)}")
+    if name not in REGISTRY: raise DownloadError(f"{name} is not a dataset to fetch: use {', '.join(REGISTRY)}")
     data, mirror = Path(data), (mirror or os.environ.get("AUDIOTAG_MIRROR", "")).rstrip("/") or None
     if mirror and not re.match(r"https?://[\w.-]", mirror):
         raise DownloadError(f"mirror {mirror} is no address: it must begin with http:// or https://")

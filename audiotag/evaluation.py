@@ -72,7 +72,7 @@ def select(
     if fold is not None: selected = selected[(selected.fold == fold).fillna(False).astype(bool)]
     if not selected.empty: return selected
     requested = [f"{name} {value}" for name, value in (("split", split), ("fold", fold)) if value is not None]
-    if not requested: raise EvaluationError("the table holds no clips: check the data set")
+    if not requested: raise EvaluationError("the table holds no clips: check the dataset")
     raise EvaluationError(f"no clip is in {' and '.join(requested)}: {_choices(table)}")
 
 # %% ../nbs/25_evaluation.ipynb #e074a86a
@@ -358,7 +358,7 @@ def _check_one_label(bundle: Bundle) -> None:
 
 def _scorable(labels: list[str], table: pd.DataFrame) -> pd.DataFrame:
     "Select the clips whose label the model has; raises `EvaluationError` if there are none"
-    if table.empty: raise EvaluationError("the table holds no clips: check the data set")
+    if table.empty: raise EvaluationError("the table holds no clips: check the dataset")
     scorable = table[table.label.isin(labels)]
     if not scorable.empty: return scorable
     raise EvaluationError(
@@ -517,7 +517,7 @@ def out_of_fold(
     file, labels = bundle.folder / "out_of_fold.csv", list(bundle.labels)
     _check_one_label(bundle)
     if not file.is_file():
-        reason = "as it wasn't trained with --folds: score it on a data set"
+        reason = "as it wasn't trained with --folds: score it on a dataset"
         raise EvaluationError(f"{bundle.folder} has no {file.name}, {reason}")
     table = _read_out_of_fold(file, labels)
     logits = table.iloc[:, -len(labels) :].to_numpy(float)  # By position: a label may have the name of another column

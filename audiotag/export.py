@@ -160,9 +160,9 @@ logits = session.run(["logits"], {{"waveform": clip[None].astype("float32")}})[0
 probabilities = {formula}
 for i in probabilities.argsort()[::-1][:3]: print(config["labels"][i], round(float(probabilities[i]), 3))'''
 REPRINT = (
-    "\n\nEach clip was judged by a network that had learnt from the other folds; their answers are in "
+    "\n\nEach clip was judged by a network that had learned from the other folds; their answers are in "
     "`out_of_fold.csv`. `audiotag evaluate FOLDER --out-of-fold` computes these figures again from them, "
-    "with intervals, without the data set."
+    "with intervals, without the dataset."
 )
 FORMULAS = {
     False: "np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()",
@@ -270,7 +270,7 @@ def model_card(
     data, labels = _card_data(config), config["labels"]
     licence = (
         f"The weights: {data.license}, the strictest licence of the data. "
-        "Name the data sets' authors when you pass the model on."
+        "Name the datasets' authors when you pass the model on."
     )
     usage = (
         'With it: `audiotag.Tagger.load(folder).tag("clip.wav")`, which also trims silence '

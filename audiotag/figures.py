@@ -23,7 +23,7 @@ from .tagger import Segment, timeline_audacity, timeline_csv
 
 # %% ../nbs/18_figures.ipynb #3b48db88
 def display_label(
-    label: str, # as in the data set: "dog_bark"
+    label: str, # as in the dataset: "dog_bark"
 ) -> str: # as a person writes it, safe in HTML: "dog bark"
     "A label for reading"
     return html.escape(label.replace("_", " "))

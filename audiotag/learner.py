@@ -342,7 +342,7 @@ class RunConfig:
         if config.kind == "wave": raise TrainingError(f"{recipe.arch} hears the waveform itself: leave out --input")
         if recipe.weights:
             raise TrainingError(
-                f"the published weights of {recipe.arch} were learnt on {config.kind}: "
+                f"the published weights of {recipe.arch} were learned on {config.kind}: "
                 "leave out --input, or train from scratch without --weights"
             )
         return replace(config, kind=recipe.input)

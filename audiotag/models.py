@@ -169,7 +169,7 @@ def wave_body(
     sample_rate: int, # Hz
     sizes: tuple[int, ...] = (64, 96, 128, 192), # Filters, then channels after each block
 ) -> tuple[nn.Sequential, int]: # Maps (b, 1, samples) to (b, 192, steps of 80 ms); its number of channels
-    "A residual 1D network on learnt filters (after M5, Dai et al. 2017, and LEAF)"
+    "A residual 1D network on learned filters (after M5, Dai et al. 2017, and LEAF)"
     blocks = [ResBlock(1, a, b, stride=2, ndim=1, ks=5) for a, b in pairwise(sizes)]
     return nn.Sequential(WaveFilters(sample_rate, sizes[0]), *blocks), sizes[-1]
 
@@ -310,7 +310,7 @@ def _overlap(label: list[str], name: list[str]) -> tuple[float, bool]:
     return 1. if "".join(label) == "".join(name) else len(same)/len({*label, *name}), label[-1] in same
 
 def match_audioset(
-    label: str, # Any data set's name for a sound
+    label: str, # Any dataset's name for a sound
     names: list[str]|None = None, # Names to choose from; AudioSet's 527 by default
 ) -> str|None: # The name that means the same, or None where no name shares half of its words
     "Find a label among AudioSet's names by the words they share"

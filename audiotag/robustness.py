@@ -88,34 +88,34 @@ def fpr_at_tpr(
 # %% ../nbs/26_robustness.ipynb #83091448
 def mahalanobis_score(
     embeddings: np.ndarray,  # (clips, features)
-    learnt: np.ndarray,  # embeddings of training clips (n, features)
+    learned: np.ndarray,  # embeddings of training clips (n, features)
     targets: np.ndarray,  # their class numbers (n,)
     shrink: float = 0.1,  # how far the covariance is drawn towards a sphere, 0 to 1
 ) -> np.ndarray:  # (clips,), 0 is the mean of a class, and below it the farther, the stranger
     "Minus the Mahalanobis distance to the nearest class mean, one covariance for all classes (Lee et al. 2018)"
     classes, number = np.unique(targets, return_inverse=True)
-    means = np.stack([learnt[number == i].mean(0) for i in range(len(classes))])
-    spread = learnt - means[number]
-    covariance = spread.T @ spread / len(learnt)
+    means = np.stack([learned[number == i].mean(0) for i in range(len(classes))])
+    spread = learned - means[number]
+    covariance = spread.T @ spread / len(learned)
     sphere = np.eye(len(covariance)) * max(np.trace(covariance) / len(covariance), 1e-12)
     whiten = np.linalg.cholesky(np.linalg.inv((1 - shrink) * covariance + shrink * sphere))
     return -np.linalg.norm((embeddings[:, None] - means) @ whiten, axis=2).min(1)
 
 def knn_similarity(
     embeddings: np.ndarray,  # (clips, features)
-    learnt: np.ndarray,  # embeddings of training clips (n, features)
+    learned: np.ndarray,  # embeddings of training clips (n, features)
     k: int = 5,  # so many neighbours
 ) -> np.ndarray:  # (clips,), -1 to 1
     "Cosine similarity to the k-th most similar training clip (Sun et al. 2022)"
     unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return np.sort(unit(embeddings) @ unit(learnt).T, axis=1)[:, -min(k, len(learnt))]
+    return np.sort(unit(embeddings) @ unit(learned).T, axis=1)[:, -min(k, len(learned))]
 
 # %% ../nbs/26_robustness.ipynb #22ab3a84
 def ood_scores(
     logits: np.ndarray,  # (clips, classes)
     temperature: float = 1.0,  # the bundle's
     embeddings: np.ndarray | None = None,  # (clips, features), for the scores that need them
-    learnt: np.ndarray | None = None,  # embeddings of training clips (n, features)
+    learned: np.ndarray | None = None,  # embeddings of training clips (n, features)
     targets: np.ndarray | None = None,  # their class numbers (n,)
 ) -> dict[str, np.ndarray]:  # scores (clips,) by name; in each, higher is more familiar
     "All scores of the same clips, to be compared"
@@ -123,18 +123,18 @@ def ood_scores(
         name: rejection_score(name, logits, {"temperature": temperature}) for name in SCORES if name != "guided_logit"
     }
     if embeddings is None: return scores
-    near = similarity(embeddings, class_means(learnt, targets))
+    near = similarity(embeddings, class_means(learned, targets))
     return {
         "guided_logit": rejection_score("guided_logit", logits, {}, near),
         **scores,
         "similarity": near,
-        "class_distance": mahalanobis_score(embeddings, learnt, targets),
-        "nearest_similarity": knn_similarity(embeddings, learnt),
+        "class_distance": mahalanobis_score(embeddings, learned, targets),
+        "nearest_similarity": knn_similarity(embeddings, learned),
     }
 
 
 def compare_scores(
-    known: Mapping[str, np.ndarray],  # as `ood_scores` gives them, of held-out clips of the classes that were learnt
+    known: Mapping[str, np.ndarray],  # as `ood_scores` gives them, of held-out clips of the classes that were learned
     unknown: Mapping[str, np.ndarray],  # the same of classes that were not
     accept: float = 0.95,  # share of known clips that shall pass
 ) -> "pd.DataFrame":  # a row a score, the best first: auroc, false_accepts, threshold

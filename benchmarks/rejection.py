@@ -54,12 +54,12 @@ def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> lis
     "Train without two classes; one row per score"
     known = table[~table.label.isin(left_out)]
     labels, held = sorted(known.label.unique()), (known.fold == fold).to_numpy(bool)
-    learnt = known[~held].assign(split="train")
-    model = train_learner(learnt, recipe, labels, RunConfig(device="cpu"))[0].model.eval()
+    learned = known[~held].assign(split="train")
+    model = train_learner(learned, recipe, labels, RunConfig(device="cpu"))[0].model.eval()
     strange = table[table.label.isin(left_out)]
     if len(table) > 500: strange = strange[strange.fold == fold]
     parts = {
-        "learnt": hear(model, learnt, recipe),
+        "learned": hear(model, learned, recipe),
         "known": hear(model, known[held], recipe),
         "unknown": hear(model, strange, recipe),
         "noise": hear_noise(model, recipe),
@@ -68,7 +68,7 @@ def rotation(table: pd.DataFrame, left_out: list[str], fold: int, recipe) -> lis
         logits = {name: model.head(torch.from_numpy(part)).numpy() for name, part in parts.items()}
     temperature = fit_temperature(logits["known"], encode_targets(known[held], labels))
     scores = {
-        name: ood_scores(logits[name], temperature, parts[name], parts["learnt"], encode_targets(learnt, labels))
+        name: ood_scores(logits[name], temperature, parts[name], parts["learned"], encode_targets(learned, labels))
         for name in ("known", "unknown", "noise")
     }
     right = float((logits["known"].argmax(1) == encode_targets(known[held], labels)).mean())

@@ -1,4 +1,4 @@
-"""The checks of a data set, from fresh processes: every planted fault is found, by the library and by the command."""
+"""The checks of a dataset, from fresh processes: every planted fault is found, by the library and by the command."""
 import json
 import subprocess
 import sys

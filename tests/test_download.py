@@ -411,7 +411,7 @@ def odd(kind: bytes) -> tarfile.TarInfo:
     (urban(extra=(tarfile.TarInfo("/tmp/out.wav"),)), "holds '/tmp/out.wav', which leads out"),
     (
         urban(extra=(odd(tarfile.SYMTYPE),)),
-        "holds a link or a device, where a data set has files: don't use this archive",
+        "holds a link or a device, where a dataset has files: don't use this archive",
     ),
     (urban(extra=(odd(tarfile.LNKTYPE),)), "holds a link or a device"),
     (urban(extra=(odd(tarfile.FIFOTYPE),)), "holds a link or a device"),

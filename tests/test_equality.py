@@ -43,5 +43,5 @@ def test_both_halves_of_a_bundle_agree(arch, clips, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["with_several_crops"] >= 5 and found["clips"] == 20
-    assert found["spread_of_logits"] > 0.01  # it has learnt something
+    assert found["spread_of_logits"] > 0.01  # it has learned something
     assert max(found["whole_clip"], found["first_crop_by_loader"]) <= LIMIT, found

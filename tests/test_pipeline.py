@@ -25,7 +25,7 @@ def ran(home):
 
 
 def test_held_out_synthetic_clips_are_tagged(ran):
-    rows = {row["data set"]: row for row in ran[0]["rows"]}
+    rows = {row["dataset"]: row for row in ran[0]["rows"]}
     assert rows["FSDKaggle2018"]["MAP@3"] >= 0.90
     assert rows["UrbanSound8K"]["accuracy"] > 0.3  # ten classes: three times chance, on a held-out fold
 
@@ -58,9 +58,9 @@ def test_shuffled_labels_teach_nothing(ran, home):
     from audiotag.recipe import recipe_for
     from audiotag.training import train
     table = assign_splits(read_dataset(home / "data" / "synthetic" / "FSDKaggle2018"))
-    learnt = table.split != "test"
+    learned = table.split != "test"
     rng = np.random.default_rng(0)
-    table.loc[learnt, "label"] = rng.permutation(table.label[learnt].to_numpy())
+    table.loc[learned, "label"] = rng.permutation(table.label[learned].to_numpy())
     recipe = recipe_for({"crop_seconds": "2", "bs": "16", "epochs": "10"}, len(table))
     images = home / "data" / "synthetic-images" / "fsdkaggle2018"
     run = RunConfig(images=images, config=SpectrogramConfig(**SYNTHETIC), device="cpu")

@@ -120,8 +120,8 @@ def test_broken_clips_are_left_out_before_any_training(audiotag, clips, tmp_path
     folders = "--out", tmp_path / "bundle", "--runs", tmp_path / "runs"
     with pytest.warns(UserWarning, match="6 of 24 clips are left out: broken"):
         result = audiotag("train", tmp_path / "in", *folders, *QUICK, *options)
-    learnt = json.loads((tmp_path / "bundle" / "config.json").read_text())["trained_on"]
-    assert 0 < result["metrics"]["clips"] <= 18 and not any("broken" in clip for ids in learnt.values() for clip in ids)
+    seen = json.loads((tmp_path / "bundle" / "config.json").read_text())["trained_on"]
+    assert 0 < result["metrics"]["clips"] <= 18 and not any("broken" in clip for ids in seen.values() for clip in ids)
 
 
 def test_one_class_only(audiotag, clips, tmp_path):
@@ -151,11 +151,11 @@ def test_held_out_folds_neither_stop_nor_teach(monkeypatch, tmp_path):
         monkeypatch.setattr(training, "make_learner", lambda table, *_, seen=seen, **__: seen.append(table) or model)
         folded = training.assign_folds(table, 4)
         for fold in (1, 2, 3, 4): training.predict_fold(folded, recipe, fold, ["a", "b"], training.RunConfig())
-        for learnt, held, means in zip(seen, asked, remembered, strict=True):
-            assert set(means.source_id) <= set(learnt.source_id[learnt.split == "train"])
-            assert not set(learnt.source_id) & set(held.source_id)
-            assert (learnt.split == "valid").any() == bool(recipe.patience)
-            assert set(learnt.source_id[learnt.split == "valid"]).isdisjoint(learnt.source_id[learnt.split == "train"])
+        for train, held, means in zip(seen, asked, remembered, strict=True):
+            assert set(means.source_id) <= set(train.source_id[train.split == "train"])
+            assert not set(train.source_id) & set(held.source_id)
+            assert (train.split == "valid").any() == bool(recipe.patience)
+            assert set(train.source_id[train.split == "valid"]).isdisjoint(train.source_id[train.split == "train"])
 
 
 def test_an_unknown_version_is_one_line(monkeypatch, capsys):
