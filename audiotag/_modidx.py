@@ -949,7 +949,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'audiotag.tagger._Stitcher._keep': ('tagger.html#_stitcher._keep', 'audiotag/tagger.py'),
                                  'audiotag.tagger._Stitcher.add': ('tagger.html#_stitcher.add', 'audiotag/tagger.py'),
                                  'audiotag.tagger._Stitcher.joined': ('tagger.html#_stitcher.joined', 'audiotag/tagger.py'),
-                                 'audiotag.tagger._source_name': ('tagger.html#_source_name', 'audiotag/tagger.py'),
                                  'audiotag.tagger.hysteresis_runs': ('tagger.html#hysteresis_runs', 'audiotag/tagger.py'),
                                  'audiotag.tagger.inaudible': ('tagger.html#inaudible', 'audiotag/tagger.py'),
                                  'audiotag.tagger.sliding_windows': ('tagger.html#sliding_windows', 'audiotag/tagger.py'),

@@ -9,7 +9,6 @@ __all__ = ['BATCH', 'LONG', 'MIN_SECONDS', 'sliding_windows', 'hysteresis_runs',
 # %% ../nbs/16_tagger.ipynb #32516c99
 import csv
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -202,12 +201,6 @@ class _Stitcher:
         return np.concatenate(self.parts, 1)
 
 # %% ../nbs/16_tagger.ipynb #d0d08e26
-def _source_name(source: Source | None) -> str:
-    "The file name of a source, for messages"
-    path = source if isinstance(source, (str, Path)) else getattr(source, "name", None)
-    if not isinstance(path, (str, Path)): return "the recording"
-    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
-
 class Tagger:
     "A bundle, ready to tag; `Tagger.load` makes one"
     def __init__(self,
@@ -233,7 +226,7 @@ class Tagger:
 
     def _run(self, waves: np.ndarray, *names: str, source: Source | None = None) -> list[np.ndarray]:
         "The named outputs of the graph for waves (n, crop); raises `BundleError` for NaN or infinity"
-        network = f"{_source_name(source)}: the network of {self.bundle.name}"
+        network = f"{display_name(source)}: the network of {self.bundle.name}"
         try: runs = [run_network(self.session, names, waves[i:i+BATCH]) for i in range(0, len(waves), BATCH)]
         except BundleError as e: raise BundleError(f"{network} {e}; export the model again") from None
         outputs = [np.concatenate(parts) for parts in zip(*runs)]
